@@ -1,0 +1,125 @@
+"""`recsys COMMAND …`: find the command, run it, and turn what the user did wrong into one line and exit code 2.
+
+A command is a module of this package with ``main(argv) -> Result``: it prints for people and returns what ``--json``
+prints as the last line of standard output. Progress goes to standard error.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import importlib
+import io
+import json
+import re
+import sys
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import tyro
+
+from recsys.config import nearest
+from recsys.errors import RecsysError
+
+__all__ = ["COMMANDS", "Result", "call", "entry", "main"]
+
+Result = Mapping[str, Any]
+
+COMMANDS = {
+    "demo": "train, compare and score rankers on real data in a few minutes",
+    "data": "list the data sources that recsys knows, and fetch one",
+    "train": "train a model from a recipe",
+    "eval": "measure a trained model on a file, alone or against another",
+    "score": "score a Parquet file with a trained model",
+    "doctor": "say what is installed, what fits together, and how to mend the rest",
+}
+
+USAGE = "\n".join(
+    [
+        "usage: recsys COMMAND [OPTIONS]",
+        "",
+        "Train recommenders and serve them at the lowest latency that your hardware allows.",
+        "",
+        "commands:",
+        *(f"  {name:<8}{summary}" for name, summary in COMMANDS.items()),
+        "",
+        "options of every command:",
+        "  --help    what the command takes",
+        "  --json    the last line of standard output is one JSON object",
+        "  --debug   show the whole trace of an error",
+        "",
+        "start with:  recsys demo",
+    ]
+)
+
+
+class UsageError(RecsysError):
+    """The command line itself does not parse."""
+
+
+def call(command: Callable[..., Result], argv: Sequence[str], prog: str) -> Result:
+    """Parse `argv` into the parameters of `command` and call it.
+
+    Raises:
+        UsageError: When the arguments do not fit, in one line.
+    """
+
+    @functools.wraps(command)
+    def deferred(*args: Any, **kwargs: Any) -> Callable[[], Result]:
+        return functools.partial(command, *args, **kwargs)
+
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            parsed = tyro.cli(deferred, args=list(argv), prog=prog)
+    except SystemExit as stop:
+        if not stop.code:
+            raise
+        raise UsageError(_one_line(said.getvalue())) from None
+    return parsed()  # type: ignore[operator, no-any-return]
+
+
+def _one_line(box: str) -> str:
+    """tyro's framed message as a sentence, without its frame and the pointer to --help."""
+    lines = [re.sub(r"[╭╮╰╯│─]+", " ", line).strip() for line in box.splitlines()]
+    text = re.sub(r"\s+", " ", " ".join(lines[1:])).strip()
+    return re.sub(r"For full helptext,? run:? ?(.*)$", r"(\1)", text)
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run one command line and return its exit code: 0, 2 for what the user can mend, 130 when interrupted."""
+    argv = list(argv)
+    as_json, debug = "--json" in argv, "--debug" in argv
+    argv = [word for word in argv if word not in ("--json", "--debug")]
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        print(USAGE)
+        return 0
+    if argv[0] == "--version":
+        print(importlib.import_module("recsys").__version__)
+        return 0
+    try:
+        result = _command(argv[0])(argv[1:])
+    except RecsysError as error:
+        if debug:
+            traceback.print_exc()
+        print(f"recsys {argv[0]}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"recsys {argv[0]}: interrupted", file=sys.stderr)
+        return 130
+    if as_json:
+        print(json.dumps(result))
+    return 0
+
+
+def _command(name: str) -> Callable[[Sequence[str]], Result]:
+    if name not in COMMANDS:
+        raise UsageError(f"no such command: {nearest(name, list(COMMANDS))}")
+    run: Callable[[Sequence[str]], Result] = importlib.import_module(f"recsys.cli.{name}").main
+    return run
+
+
+def entry() -> None:
+    """The console script."""
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,130 @@
+"""Configuration: frozen pydantic models, TOML files and dotted overrides.
+
+A subclass of `Config` is the only place of a default; the docstring under a field is its help on the command line.
+"""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Self, get_args
+
+import tomli_w
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from recsys.errors import ConfigError
+
+__all__ = ["Config", "nearest", "override", "read_toml", "write_toml"]
+
+
+class Config(BaseModel):
+    """Base of all configuration: immutable, typed, and with no room for a misspelt key."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
+
+    @classmethod
+    def parse(cls, values: Mapping[str, Any], where: str) -> Self:
+        """Check `values` and build the configuration.
+
+        Args:
+            values: Keys and values, as a TOML file gives them.
+            where: What they come from; error messages begin with it.
+
+        Raises:
+            ConfigError: With every problem on one line; an unknown key names the nearest valid one.
+        """
+        try:
+            return cls.model_validate(dict(values))
+        except ValidationError as error:
+            raise ConfigError(f"{where}: {explain(cls, error)}") from None
+
+    def toml(self) -> str:
+        """The configuration as TOML; what is None is left out."""
+        return tomli_w.dumps(self.model_dump(mode="json", exclude_none=True))
+
+
+def nearest(name: str, known: list[str]) -> str:
+    """A hint such as ``did you mean `rows`?``, or the list of what there is."""
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f"did you mean `{close[0]}`?" if close else f"known: {', '.join(sorted(known)) or 'none'}"
+
+
+def explain(cls: type[BaseModel], error: ValidationError) -> str:
+    """All problems of a failed validation in one line."""
+    return "; ".join(_problem(cls, dict(item)) for item in error.errors())
+
+
+def _problem(cls: type[BaseModel], item: dict[str, Any]) -> str:
+    path = [part for part in item["loc"] if part not in ("function-wrap", "function-after", "function-before")]
+    dotted = ".".join(str(part) for part in path)
+    if item["type"] == "extra_forbidden":
+        fields = _fields_at(cls, path[:-1])
+        return f"unknown key `{dotted}`: {nearest(str(path[-1]), fields)}"
+    if item["type"] == "missing":
+        return f"missing key `{dotted}`"
+    if item["type"] == "value_error":
+        message = item["msg"].removeprefix("Value error, ")
+        return f"{dotted}: {message}" if dotted else message
+    return f"{dotted}: {item['msg'][0].lower()}{item['msg'][1:]}, got {item['input']!r}"
+
+
+def _fields_at(cls: type[BaseModel], path: list[Any]) -> list[str]:
+    """Field names of the model found by walking `path` from `cls`; tags of unions and indices of lists are walked through."""
+    models: list[type[BaseModel]] = [cls]
+    for part in path:
+        inner = [m for model in models if part in model.model_fields for m in _models_in(model.model_fields[part].annotation)]
+        if inner:
+            models = inner
+        else:
+            tagged = [m for m in models if part in _tags(m)]
+            models = tagged or models
+    return sorted({name for model in models for name in model.model_fields})
+
+
+def _tags(model: type[BaseModel]) -> set[Any]:
+    return {value for field in model.model_fields.values() for value in get_args(field.annotation)}
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for inner in get_args(annotation) for model in _models_in(inner)]
+
+
+def override(config: Config, changes: Mapping[str, Any], where: str = "override") -> Any:
+    """A copy of `config` with dotted keys changed, as in ``override(recipe, {"training.epochs": 3})``.
+
+    Raises:
+        ConfigError: For an unknown key or a value that does not fit.
+    """
+    values = config.model_dump()
+    for dotted, value in changes.items():
+        *parents, last = dotted.split(".")
+        node = values
+        for parent in parents:
+            node = node.setdefault(parent, {})
+            if not isinstance(node, dict):
+                raise ConfigError(f"{where}: `{dotted}`: `{parent}` holds a value, not a table")
+        node[last] = value
+    return type(config).parse(values, where)
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Read a TOML file.
+
+    Raises:
+        ConfigError: When it is absent, not UTF-8 or not TOML; the message has the line.
+    """
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+        raise ConfigError(f"{path}: not a readable TOML file: {error}") from None
+
+
+def write_toml(path: Path, config: Config) -> None:
+    """Write a configuration as TOML."""
+    path.write_text(config.toml(), encoding="utf-8")
