@@ -1,0 +1,1 @@
+"""Data: schemas, the encoder, batches, readers and named sources."""

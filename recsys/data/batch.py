@@ -1,0 +1,218 @@
+"""What flows from data to models: ids packed feature-major, and a batch of encoded examples."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Self
+
+import torch
+from torch import Tensor
+
+from recsys.errors import DataError, MissingExtraError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+__all__ = ["Batch", "JaggedIds"]
+
+
+@dataclass(frozen=True)
+class JaggedIds:
+    """The ids of all features of a batch, packed feature-major as torchrec's KeyedJaggedTensor packs them.
+
+    Bag ``b`` of feature ``f`` is ``values[offsets[f * B + b] : offsets[f * B + b + 1]]``.
+
+    Attributes:
+        features: Names of the F features, in order.
+        values: [nnz] int32 or int64, rows of the features' tables.
+        offsets: [F * B + 1], or None when every bag holds exactly one id.
+        weights: [nnz] float32, or None.
+    """
+
+    features: tuple[str, ...]
+    values: Tensor
+    offsets: Tensor | None = None
+    weights: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        if self.values.dtype not in (torch.int32, torch.int64):
+            raise DataError(f"ids must be int32 or int64, got {self.values.dtype}")
+        bags = self.values.numel() if self.offsets is None else self.offsets.numel() - 1
+        if (self.features and bags % len(self.features)) or (not self.features and bags):
+            raise DataError(f"{bags} bags cannot be shared out evenly among {len(self.features)} features")
+
+    @property
+    def size(self) -> int:
+        """B, the number of examples; 0 when there are no features."""
+        bags = self.values.numel() if self.offsets is None else self.offsets.numel() - 1
+        return bags // len(self.features) if self.features else 0
+
+    def lengths(self) -> Tensor:
+        """[F, B] int64: how many ids each bag holds."""
+        if self.offsets is None:
+            return torch.ones(len(self.features), self.size, dtype=torch.int64, device=self.values.device)
+        return self.offsets.diff().view(len(self.features), self.size).long()
+
+    def full_offsets(self) -> Tensor:
+        """[F * B + 1] offsets, made when every bag holds one id."""
+        if self.offsets is not None:
+            return self.offsets
+        return torch.arange(self.values.numel() + 1, device=self.values.device)
+
+    def take(self, rows: Tensor) -> JaggedIds:
+        """The bags of the examples `rows` [M], in that order."""
+        if self.offsets is None:
+            picked = self.values.view(len(self.features), -1)[:, rows].reshape(-1)
+            weights = None if self.weights is None else self.weights.view(len(self.features), -1)[:, rows].reshape(-1)
+            return replace(self, values=picked, weights=weights)
+        starts = self.offsets[:-1].view(len(self.features), -1)[:, rows].reshape(-1)
+        lengths = self.lengths()[:, rows].reshape(-1)
+        offsets = torch.zeros(lengths.numel() + 1, dtype=self.offsets.dtype, device=lengths.device)
+        torch.cumsum(lengths, 0, out=offsets[1:])
+        index = torch.arange(int(offsets[-1]), device=lengths.device)
+        index += torch.repeat_interleave(starts - offsets[:-1], lengths)
+        weights = None if self.weights is None else self.weights[index]
+        return replace(self, values=self.values[index], offsets=offsets, weights=weights)
+
+    def to(self, device: torch.device | str) -> JaggedIds:
+        """The same ids on another device."""
+        move = lambda t: None if t is None else t.to(device)  # noqa: E731
+        return replace(self, values=self.values.to(device), offsets=move(self.offsets), weights=move(self.weights))
+
+    @classmethod
+    def concat(cls, parts: Sequence[JaggedIds]) -> JaggedIds:
+        """The examples of all parts, one after the other; the parts must hold the same features."""
+        first = parts[0]
+        if any(part.features != first.features for part in parts):
+            raise DataError("batches with different features cannot be joined")
+        if len(parts) == 1:
+            return first
+        features = [_join([part.feature(f) for part in parts]) for f in range(len(first.features))]
+        return cls.stack(first.features, features)
+
+    def feature(self, f: int) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """Values, lengths [B] (None: one each) and weights of the feature at position `f`."""
+        size = self.size
+        if self.offsets is None:
+            part = slice(f * size, (f + 1) * size)
+            return self.values[part], None, None if self.weights is None else self.weights[part]
+        offsets = self.offsets[f * size : (f + 1) * size + 1]
+        part = slice(int(offsets[0]), int(offsets[-1]))
+        return self.values[part], offsets.diff(), None if self.weights is None else self.weights[part]
+
+    @classmethod
+    def stack(
+        cls, features: tuple[str, ...], parts: Sequence[tuple[Tensor, Tensor | None, Tensor | None]]
+    ) -> JaggedIds:
+        """Pack features given one by one as (values, lengths or None, weights or None)."""
+        if not parts:
+            return cls(features, torch.zeros(0, dtype=torch.int64))
+        values = torch.cat([part[0] for part in parts])
+        weights = torch.cat([_weights(part) for part in parts]) if any(p[2] is not None for p in parts) else None
+        if all(part[1] is None for part in parts):
+            return cls(features, values, None, weights)
+        lengths = torch.cat([_lengths(part) for part in parts])
+        offsets = torch.zeros(lengths.numel() + 1, dtype=torch.int64)
+        torch.cumsum(lengths, 0, out=offsets[1:])
+        return cls(features, values, offsets, weights)
+
+    def to_kjt(self) -> Any:
+        """The same ids as a torchrec KeyedJaggedTensor; values, offsets and weights share memory.
+
+        Raises:
+            MissingExtraError: Without torchrec.
+        """
+        try:
+            with warnings.catch_warnings():  # FBGEMM's CPU build warns of each kernel that it leaves out
+                warnings.simplefilter("ignore")
+                from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
+        except ImportError as error:
+            raise MissingExtraError(f"to_kjt needs torchrec ({error}): run `python -m recsys.install`") from None
+        return KeyedJaggedTensor(
+            keys=list(self.features), values=self.values, weights=self.weights, offsets=self.full_offsets()
+        )
+
+    @classmethod
+    def from_kjt(cls, kjt: Any) -> Self:
+        """Take over a torchrec KeyedJaggedTensor; values, offsets and weights share memory."""
+        return cls(tuple(kjt.keys()), kjt.values(), kjt.offsets(), kjt.weights_or_none())
+
+
+Part = tuple[Tensor, Tensor | None, Tensor | None]
+
+
+def _lengths(part: Part) -> Tensor:
+    return torch.ones(part[0].numel(), dtype=torch.int64) if part[1] is None else part[1].long()
+
+
+def _weights(part: Part) -> Tensor:
+    return torch.ones(part[0].numel(), dtype=torch.float32) if part[2] is None else part[2]
+
+
+def _join(parts: Sequence[Part]) -> Part:
+    values = torch.cat([part[0] for part in parts])
+    lengths = None if all(part[1] is None for part in parts) else torch.cat([_lengths(part) for part in parts])
+    weights = None if all(part[2] is None for part in parts) else torch.cat([_weights(part) for part in parts])
+    return values, lengths, weights
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One batch of B encoded examples.
+
+    Attributes:
+        dense: [B, N] float32 numbers.
+        ids: The ids of F features.
+        labels: [B, tasks] float32, or None when scoring.
+        groups: [B] int64 codes of users, or None.
+        keys: The columns that a scoring job keeps, B rows, or None.
+    """
+
+    dense: Tensor
+    ids: JaggedIds
+    labels: Tensor | None = None
+    groups: Tensor | None = None
+    keys: pa.Table | None = None
+
+    def __len__(self) -> int:
+        return self.dense.shape[0]
+
+    def take(self, rows: Tensor) -> Batch:
+        """The examples `rows` [M] (int64), in that order."""
+        return Batch(
+            dense=self.dense[rows],
+            ids=self.ids.take(rows),
+            labels=None if self.labels is None else self.labels[rows],
+            groups=None if self.groups is None else self.groups[rows],
+            keys=None if self.keys is None else self.keys.take(rows.numpy()),
+        )
+
+    def slice(self, start: int, stop: int) -> Batch:
+        """The examples from `start` up to `stop`."""
+        return self.take(torch.arange(start, min(stop, len(self))))
+
+    def to(self, device: torch.device | str) -> Batch:
+        """The same batch with its tensors on another device."""
+        move = lambda t: None if t is None else t.to(device)  # noqa: E731
+        return replace(
+            self, dense=self.dense.to(device), ids=self.ids.to(device), labels=move(self.labels), groups=move(self.groups)
+        )
+
+    @classmethod
+    def concat(cls, parts: Sequence[Batch]) -> Batch:
+        """The examples of all parts, one after the other; key columns are dropped."""
+        if not parts:
+            raise DataError("no batches to join: the data has no rows")
+        return cls(
+            dense=torch.cat([part.dense for part in parts]),
+            ids=JaggedIds.concat([part.ids for part in parts]),
+            labels=_cat([part.labels for part in parts]),
+            groups=_cat([part.groups for part in parts]),
+        )
+
+
+def _cat(parts: Sequence[Tensor | None]) -> Tensor | None:
+    present = [part for part in parts if part is not None]
+    return torch.cat(present) if len(present) == len(parts) else None

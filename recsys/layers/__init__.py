@@ -1,0 +1,1 @@
+"""Layers: plain `nn.Module`s that know tensors only."""

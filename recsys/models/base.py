@@ -1,0 +1,115 @@
+"""What every ranking model is: tables, a layout, and a network."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from recsys.config import Config
+from recsys.data.batch import Batch
+from recsys.data.encoder import Inputs
+from recsys.layers.tables import EmbeddingTables, InputLayout, Lookup, Table
+
+__all__ = ["FIRST_ORDER", "ModelConfig", "RankingModel", "Sequences", "build_tables"]
+
+Sequences = dict[str, tuple[Tensor, Tensor]]
+FIRST_ORDER = ":first"
+"""Suffix of the look-ups and tables that hold first-order terms."""
+
+
+class ModelConfig(Config):
+    """What all ranking models have in common."""
+
+    embedding_dim: int = Field(16, ge=1)
+    """Columns of an embedding row."""
+    embedding_std: float = Field(0.01, gt=0)
+    """Standard deviation of the rows at the start."""
+    collision_weights: bool = False
+    """One learnable scalar a row that multiplies it (DCN²); folded into the rows at export."""
+    dropout: float = Field(0.0, ge=0, lt=1)
+    """Share of hidden units that training drops."""
+
+
+class RankingModel(nn.Module):
+    """Tables (huge, memory-bound) and a network (small, compute-bound), joined in training, apart in inference.
+
+    A subclass builds its tables, passes them on, and writes `network`.
+
+    Attributes:
+        inputs: What the data looks like.
+        tables: What the data flow places.
+        layout: Named column slices of the network's input.
+    """
+
+    def __init__(self, inputs: Inputs, tables: EmbeddingTables) -> None:
+        super().__init__()
+        self.inputs = inputs
+        self.tables = tables
+
+    @property
+    def layout(self) -> InputLayout:
+        """Named column slices of the network's input."""
+        return self.tables.layout
+
+    @property
+    def fields(self) -> list[str]:
+        """The pooled look-ups that are no first-order terms, in order."""
+        return [name for name in self.layout.slices if not name.endswith(FIRST_ORDER)]
+
+    def network(self, x: Tensor, sequences: Sequences) -> Tensor:
+        """Logits [B, tasks] from the input x [B, width] and name -> (rows [B, L, d], lengths [B])."""
+        raise NotImplementedError
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Logits [B, tasks]."""
+        return self.network(*self.tables(batch))
+
+    @torch.no_grad()
+    def predict(self, batch: Batch) -> Tensor:
+        """[B, tasks]: probabilities of binary tasks, values of regression tasks."""
+        logits = self(batch)
+        binary = torch.tensor([task.kind == "binary" for task in self.inputs.tasks], device=logits.device)
+        return torch.where(binary, logits.sigmoid(), logits)
+
+
+def build_tables(
+    inputs: Inputs,
+    config: ModelConfig,
+    *,
+    sequences: Literal["mean", "none"] = "mean",
+    embeddings: bool = True,
+    first_order: bool = False,
+) -> EmbeddingTables:
+    """The tables of a model.
+
+    Args:
+        inputs: What the data looks like.
+        config: Dims and start values.
+        sequences: Whether sequences are pooled, or left to the network.
+        embeddings: One row of `embedding_dim` columns an id.
+        first_order: Beside it, a row of one column a task: the id's own weight.
+    """
+    lookups: list[Lookup] = []
+    tables: dict[str, Table] = {}
+    for wanted, suffix, dim in ((embeddings, "", config.embedding_dim), (first_order, FIRST_ORDER, len(inputs.tasks))):
+        for feature in inputs.ids if wanted else ():
+            unpooled = sequences == "none" and feature.kind == "sequence" and not suffix
+            pooling: Literal["sum", "mean", "none"] = (
+                "none" if unpooled else "sum" if feature.kind == "categorical" else "mean"
+            )
+            name = feature.table + suffix
+            tables[name] = Table(name, feature.rows, dim)
+            lookups.append(Lookup(feature.name + suffix, feature.name, name, pooling))
+    return EmbeddingTables(
+        features=[feature.name for feature in inputs.ids],
+        tables=list(tables.values()),
+        lookups=lookups,
+        dense=len(inputs.dense),
+        collision_weights=config.collision_weights,
+        std=config.embedding_std,
+    )
+
+

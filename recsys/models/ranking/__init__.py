@@ -1,0 +1,1 @@
+"""Ranking models: from a batch of examples to logits."""

@@ -1,0 +1,51 @@
+"""DLRM: dot products of embeddings between two MLPs."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from recsys.data.encoder import Inputs
+from recsys.layers.interactions import pairwise_dots
+from recsys.layers.mlp import MLP
+from recsys.models.base import ModelConfig, RankingModel, Sequences, build_tables
+
+__all__ = ["DLRM", "DLRMConfig"]
+
+
+class DLRMConfig(ModelConfig):
+    """DLRM (Naumov et al. 2019)."""
+
+    name: Literal["dlrm"] = "dlrm"
+    bottom: tuple[int, ...] = (64,)
+    """Columns of the hidden layers that read the numbers; their output has the embeddings' dim."""
+    hidden: tuple[int, ...] = (150, 150)
+    """Columns of the top network's hidden layers."""
+
+
+class DLRM(RankingModel):
+    """``logit = MLP([z, ⟨e_i, e_j⟩ for i < j])``, z = MLP(numbers) being one of the embeddings (arXiv 1906.00091)."""
+
+    pairs: Tensor
+
+    def __init__(self, inputs: Inputs, config: DLRMConfig) -> None:
+        super().__init__(inputs, build_tables(inputs, config))
+        numbers, dim = len(inputs.dense), config.embedding_dim
+        self.bottom = MLP(numbers, (*config.bottom, dim), None) if numbers else None
+        vectors = len(self.fields) + bool(numbers)
+        self.register_buffer("pairs", torch.triu_indices(vectors, vectors, 1), persistent=False)
+        width = vectors * (vectors - 1) // 2 + (dim if numbers else 0)
+        self.top = MLP(width, config.hidden, len(inputs.tasks), config.dropout)
+
+    def network(self, x: Tensor, sequences: Sequences) -> Tensor:
+        """Logits [B, tasks]."""
+        embeddings = self.layout.stack(x, self.fields)
+        if self.bottom is None:
+            logits: Tensor = self.top(pairwise_dots(embeddings, self.pairs))
+            return logits
+        dense = self.bottom(x[:, self.layout.dense])
+        dots = pairwise_dots(torch.cat([dense.unsqueeze(1), embeddings], dim=1), self.pairs)
+        logits = self.top(torch.cat([dense, dots], dim=1))
+        return logits
