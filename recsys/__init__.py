@@ -1,3 +1,64 @@
-"""Train recommenders and serve them at the lowest latency that your hardware allows."""
+"""Train recommenders and serve them at the lowest latency that your hardware allows.
+
+    import recsys
+
+    checkpoint = recsys.load("runs/dcn2")
+    checkpoint.predict(frame)
+
+Importing this package does nothing but bind names; each is loaded when it is first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from recsys.data.batch import Batch, JaggedIds
+    from recsys.data.encoder import Encoder
+    from recsys.data.schema import Schema
+    from recsys.models.checkpoint import Checkpoint, load
+    from recsys.scoring.local import score_file
+    from recsys.training.recipe import Recipe
+    from recsys.training.run import evaluate_on, train
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "Batch",
+    "Checkpoint",
+    "Encoder",
+    "JaggedIds",
+    "Recipe",
+    "Schema",
+    "__version__",
+    "evaluate_on",
+    "load",
+    "score_file",
+    "train",
+]
+
+_HOMES = {
+    "Batch": "data.batch",
+    "Checkpoint": "models.checkpoint",
+    "Encoder": "data.encoder",
+    "JaggedIds": "data.batch",
+    "Recipe": "training.recipe",
+    "Schema": "data.schema",
+    "evaluate_on": "training.run",
+    "load": "models.checkpoint",
+    "score_file": "scoring.local",
+    "train": "training.run",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'recsys' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"recsys.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,100 @@
+"""`recsys train`: from a recipe to a run folder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from recsys.cli.app import Result, UsageError, call
+from recsys.cli.show import console, metrics_table
+from recsys.config import override
+from recsys.errors import ConfigError
+from recsys.training.bootstrap import Interval
+from recsys.training.recipe import Recipe, TrainingConfig, find_recipe
+from recsys.training.run import train
+from recsys.training.trainer import Progress
+
+__all__ = ["main"]
+
+PROG = "recsys train"
+
+
+def main(argv: Sequence[str]) -> Result:
+    """Read the recipe that the first argument names, so that its values are the defaults that --help shows."""
+    name = next((word for word in argv if not word.startswith("-")), None)
+    if name is None:
+        argv, name = ["--help"] if not argv or argv[0] in ("-h", "--help") else argv, "dcn2"
+        if argv[0] not in ("-h", "--help"):
+            raise UsageError("name a recipe (.toml) or a model first, as in `recsys train dcn2 --out runs/dcn2`")
+    recipe = find_recipe(name)
+    return call(_command(recipe), argv, PROG)
+
+
+def _command(recipe: Recipe) -> Any:
+    """The command with the recipe's values as its defaults."""
+    model_class = type(recipe.model)
+
+    def command(
+        name: Annotated[str, tyro.conf.Positional, tyro.conf.arg(name="recipe", metavar="RECIPE|MODEL")],
+        out: Path,
+        schema: Path | None = None,
+        train: Path | None = None,  # noqa: ARG001, RUF100
+        valid: Path | None = None,
+        overwrite: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
+        model: Any = recipe.model,
+        training: TrainingConfig = recipe.training,
+    ) -> Result:
+        """Train a model from a recipe, or from a model's name with its default recipe.
+
+        An interrupted training goes on where it was when the same command is given again.
+
+        Args:
+            name: A recipe file (.toml), or a model: dcn2, dcnv2, deepfm, din, dlrm, lr.
+            out: Folder to write the run to.
+            schema: Schema file (TOML) in place of the recipe's.
+            train: Parquet file to train on, in place of the recipe's.
+            valid: Parquet file that says when to stop, in place of the recipe's.
+            overwrite: Start again even if the folder holds a run.
+            model: The model.
+            training: How it is trained.
+        """
+        changed = _with_files(recipe, schema, train, valid)
+        return _run(changed.model_copy(update={"model": model, "training": training}), out, overwrite)
+
+    command.__annotations__["model"] = model_class
+    command.__annotations__["training"] = TrainingConfig
+    return command
+
+
+def _with_files(recipe: Recipe, schema: Path | None, train_file: Path | None, valid: Path | None) -> Recipe:
+    given = {"schema_file": schema, "train": train_file, "valid": valid}
+    changes: dict[str, Any] = {f"data.{key}": value for key, value in given.items() if value is not None}
+    if train_file is not None and valid is not None and schema is not None:
+        changes["data.source"] = None
+    elif train_file is not None and schema is None and recipe.data.schema_file is None:
+        raise ConfigError("your own files need a schema that says what their columns mean: add --schema FILE")
+    changed: Recipe = override(recipe, changes, PROG)
+    return changed
+
+
+def _run(recipe: Recipe, out: Path, overwrite: bool) -> Result:
+    screen = console()
+
+    def report(progress: Progress) -> None:
+        record = progress.history[-1]
+        told = "  ".join(f"{key.replace('_', ' ')} {value:.4f}" for key, value in record.items() if key.startswith("valid"))
+        best = "  *" if progress.best_epoch == progress.epoch - 1 else ""
+        screen.print(
+            f"epoch {record['epoch']:>3}  loss {record['loss']:.4f}  {told}  {record['samples_per_second']:,} rows/s{best}",
+            highlight=False,
+        )
+
+    checkpoint = train(recipe, out, overwrite=overwrite, report=report)
+    valid = {name: Interval.from_json(value) for name, value in checkpoint.metrics["valid"].items() if "value" in value}
+    for table in metrics_table(valid, "validation") if valid else []:
+        screen.print(table)
+    screen.print(f"saved {out}\nnext: recsys eval {out} --data FILE    recsys score {out} IN.parquet OUT.parquet")
+    return {"run": str(out), "metrics": checkpoint.metrics, "training": checkpoint.training}

@@ -1,0 +1,241 @@
+"""A trained model as a folder that needs nothing else, and that loads whole or not at all.
+
+    config.json         the model, how it was trained, and the size and SHA-256 of every other file
+    schema.json         features and the encoder's state
+    model.safetensors   one array a table and a weight; sharded over 5 GB
+    metrics.json        what it reached
+    README.md           a model card made from these
+
+`config.json` is the seal: removed first when a folder is written again, and written last.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from pydantic import TypeAdapter, ValidationError
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+from torch import Tensor
+
+import recsys
+from recsys.data.encoder import Counts, Encoder
+from recsys.data.readers import Rows, tables
+from recsys.errors import CheckpointError, DataError
+from recsys.files import read_json, replacing, sha256, write_json, write_text
+from recsys.models.base import ModelConfig, RankingModel
+from recsys.models.registry import AnyModelConfig, build
+
+__all__ = ["Checkpoint", "is_checkpoint", "load", "save"]
+
+FORMAT = 1
+SHARD_BYTES = 5 * 10**9
+
+
+@dataclass
+class Checkpoint:
+    """A trained model and all that predicting needs.
+
+    Attributes:
+        config: The model's arguments.
+        model: The model itself, in evaluation mode after `load`.
+        encoder: From columns to batches.
+        metrics: What it reached, by split: ``{"valid": {"auc": {"value": …, "low": …, "high": …}}}``.
+        training: How it was trained: the recipe as plain values.
+    """
+
+    config: ModelConfig
+    model: RankingModel
+    encoder: Encoder
+    metrics: dict[str, Any] = field(default_factory=dict)
+    training: dict[str, Any] = field(default_factory=dict)
+
+    @torch.no_grad()
+    def predict(self, rows: Rows, batch_size: int = 4096, counts: Counts | None = None) -> np.ndarray[Any, Any]:
+        """Scores of rows: [n] float32, or [n, tasks] for several tasks.
+
+        Args:
+            rows: A Parquet file's path, an Arrow table or a DataFrame with the schema's columns.
+            batch_size: Rows at a time.
+            counts: Where missing and unknown values are counted.
+
+        Raises:
+            DataError: When a column is absent or mistyped.
+        """
+        self.model.eval()
+        parts = [
+            self.model.predict(self.encoder.encode(table, labels=False, counts=counts)).numpy()
+            for table in tables(rows, self.encoder.schema.columns, batch_size)
+        ]
+        tasks = len(self.encoder.schema.labels)
+        scores = np.concatenate(parts) if parts else np.zeros((0, tasks), dtype=np.float32)
+        return scores[:, 0] if tasks == 1 else scores
+
+
+def is_checkpoint(folder: Path) -> bool:
+    """Whether `folder` bears the seal of a finished checkpoint."""
+    return (folder / "config.json").is_file()
+
+
+def save(checkpoint: Checkpoint, folder: Path, overwrite: bool = False) -> None:
+    """Write a checkpoint; a kill at any moment leaves a folder that does not load, never a wrong one.
+
+    Raises:
+        CheckpointError: When `folder` holds a checkpoint and `overwrite` is not set.
+        DataError: When the disk refuses.
+    """
+    if is_checkpoint(folder) and not overwrite:
+        raise CheckpointError(f"{folder}: holds a checkpoint; choose another folder or say overwrite")
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").unlink(missing_ok=True)
+    for stale in folder.glob("model*.safetensors"):
+        stale.unlink()
+    names = _write_weights(dict(checkpoint.model.state_dict()), folder)
+    write_json(folder / "schema.json", checkpoint.encoder.to_json())
+    write_json(folder / "metrics.json", checkpoint.metrics)
+    write_text(folder / "README.md", _card(checkpoint))
+    files = [*names, "schema.json", "metrics.json"]
+    write_json(
+        folder / "config.json",
+        {
+            "format": FORMAT,
+            "recsys": recsys.__version__,
+            "model": checkpoint.config.model_dump(mode="json"),
+            "training": checkpoint.training,
+            "files": {n: {"bytes": (folder / n).stat().st_size, "sha256": sha256(folder / n)} for n in files},
+        },
+    )
+
+
+def load(folder: str | Path) -> Checkpoint:
+    """Read a checkpoint folder.
+
+    Raises:
+        CheckpointError: When a file is missing or altered, or the folder was made by a later version.
+    """
+    folder = Path(folder)
+    seal = _seal(folder)
+    for name, expected in seal["files"].items():
+        _check_file(folder, name, expected)
+    try:
+        encoder = Encoder.from_json(read_json(folder / "schema.json"), str(folder / "schema.json"))
+        config: ModelConfig = TypeAdapter(AnyModelConfig).validate_python(seal["model"])
+        metrics = read_json(folder / "metrics.json")
+    except (ValidationError, ValueError, OSError, KeyError) as error:
+        raise CheckpointError(f"{folder}: cannot be read: {error}") from None
+    model = build(config, encoder.inputs)  # type: ignore[arg-type]
+    _read_weights(model, [folder / name for name in seal["files"] if name.endswith(".safetensors")])
+    model.eval()
+    return Checkpoint(config, model, encoder, metrics, seal.get("training", {}))
+
+
+def _seal(folder: Path) -> dict[str, Any]:
+    path = folder / "config.json"
+    if not folder.is_dir():
+        raise CheckpointError(f"{folder}: no such run folder")
+    if not path.is_file():
+        raise CheckpointError(f"{folder}: no config.json: not a run folder, or its training has not finished")
+    try:
+        seal: dict[str, Any] = read_json(path)
+        version, _ = seal["format"], (seal["model"], seal["files"].items())
+    except (ValueError, OSError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{path}: not a recsys checkpoint's config ({error!r})") from None
+    if version != FORMAT:
+        made = seal.get("recsys", "?")
+        raise CheckpointError(f"{path}: format {version}, made by recsys {made}; this is recsys {recsys.__version__}")
+    return seal
+
+
+def _check_file(folder: Path, name: str, expected: Mapping[str, Any]) -> None:
+    path = folder / name
+    if Path(name).name != name:
+        raise CheckpointError(f"{folder}: config.json names `{name}`, which lies outside the folder")
+    if not path.is_file():
+        raise CheckpointError(f"{folder}: {name} is missing")
+    size = path.stat().st_size
+    if size != expected.get("bytes"):
+        raise CheckpointError(f"{path}: {size:,} bytes, expected {expected.get('bytes'):,}: altered or cut off")
+    if sha256(path) != expected.get("sha256"):
+        raise CheckpointError(f"{path}: its checksum differs from the one in config.json: altered")
+
+
+def _write_weights(state: dict[str, Tensor], folder: Path) -> list[str]:
+    shards: list[dict[str, Any]] = [{}]
+    filled = 0
+    for name, tensor in state.items():
+        size = tensor.numel() * tensor.element_size()
+        if shards[-1] and filled + size > SHARD_BYTES:
+            shards.append({})
+            filled = 0
+        # Arrays, because safetensors refuses torch views of one storage, which all tables of one dim are.
+        shards[-1][name] = tensor.detach().cpu().contiguous().numpy()
+        filled += size
+    total = len(shards)
+    names = ["model.safetensors"] if total == 1 else [f"model-{i + 1:05}-of-{total:05}.safetensors" for i in range(total)]
+    for name, shard in zip(names, shards, strict=True):
+        with replacing(folder / name) as temporary:
+            _save(shard, temporary)
+    return names
+
+
+def _save(arrays: dict[str, Any], path: Path) -> None:
+    try:
+        save_file(arrays, path)
+    except SafetensorError as error:  # safetensors wraps what the disk says
+        raise DataError(f"{path.parent}: the weights cannot be written: {error}") from None
+
+
+def _read_weights(model: RankingModel, paths: list[Path]) -> None:
+    state = {}
+    for path in paths:
+        try:
+            with safe_open(path, "pt") as file:
+                state.update({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
+        except (SafetensorError, OSError) as error:
+            raise CheckpointError(f"{path}: cannot be read: {error}") from None
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        raise CheckpointError(f"{paths[0].parent}: weights do not fit the model: {' '.join(str(error).split())}") from None
+
+
+def _card(checkpoint: Checkpoint) -> str:
+    """A model card: what it is, what it reads, what it reached."""
+    inputs = checkpoint.encoder.inputs
+    rows = sum({feature.table: feature.rows for feature in inputs.ids}.values())
+    weights = sum(p.numel() for p in checkpoint.model.parameters())
+    lines = [
+        f"# {checkpoint.config.name}",  # type: ignore[attr-defined]
+        "",
+        f"A `{checkpoint.config.name}` ranker saved by recsys {recsys.__version__}.",  # type: ignore[attr-defined]
+        "",
+        f"- tasks: {', '.join(f'{task.name} ({task.kind})' for task in inputs.tasks)}",
+        f"- numbers: {', '.join(inputs.dense) or 'none'}",
+        f"- id features: {', '.join(feature.name for feature in inputs.ids) or 'none'} ({rows:,} rows)",
+        f"- weights: {weights:,}",
+        "",
+    ]
+    for split, metrics in checkpoint.metrics.items():
+        lines += [f"## {split}", "", "| metric | value | 95 % interval |", "|---|---|---|"]
+        lines += [f"| {name} | {_number(m, 'value')} | {_number(m, 'low')} to {_number(m, 'high')} |" for name, m in _flat(metrics)]
+        lines.append("")
+    lines += ["```python", "import recsys", 'checkpoint = recsys.load("this folder")', "checkpoint.predict(frame)", "```", ""]
+    return "\n".join(lines)
+
+
+def _flat(metrics: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Mapping[str, Any]]]:
+    """Metrics by name; a multi-task model nests them by task."""
+    flat: list[tuple[str, Mapping[str, Any]]] = []
+    for name, value in metrics.items():
+        flat += [(prefix + name, value)] if "value" in value else _flat(value, f"{prefix}{name} ")
+    return flat
+
+
+def _number(metric: Mapping[str, Any], key: str) -> str:
+    value = metric.get(key)
+    return "–" if value is None else f"{value:.4f}"

@@ -1,0 +1,1 @@
+"""Scoring jobs: files in, files out."""

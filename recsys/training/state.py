@@ -1,0 +1,89 @@
+"""The state of a training in one safetensors file, replaced in one step, so that a kill finds the last one whole."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+from torch import Tensor
+
+from recsys.errors import CheckpointError, DataError
+from recsys.files import replacing
+
+if TYPE_CHECKING:
+    from recsys.training.trainer import Trainer
+
+__all__ = ["load_state", "save_state"]
+
+
+def save_state(path: Path, trainer: Trainer) -> None:
+    """Write weights, best weights, optimisers, random state and progress.
+
+    Raises:
+        DataError: When the disk refuses.
+    """
+    tensors = {f"model/{name}": value for name, value in trainer.model.state_dict().items()}
+    tensors |= {f"best/{name}": value for name, value in trainer.best_weights.items()}
+    tensors |= {"rng": torch.get_rng_state()}
+    numbers: dict[str, Any] = {}
+    for o, optimizer in enumerate(trainer.optimizers):
+        for p, values in optimizer.state_dict()["state"].items():
+            for key, value in values.items():
+                if isinstance(value, Tensor):
+                    tensors[f"optimizer/{o}/{p}/{key}"] = value
+                else:
+                    numbers[f"{o}/{p}/{key}"] = value
+    progress = asdict(trainer.progress) | {"best": _finite(trainer.progress.best)}
+    meta = {"fingerprint": trainer.fingerprint, "progress": json.dumps(progress), "numbers": json.dumps(numbers)}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with replacing(path) as temporary:
+            save_file({name: value.detach().numpy() for name, value in tensors.items()}, temporary, metadata=meta)
+    except SafetensorError as error:
+        raise DataError(f"{path}: the training state cannot be written: {error}") from None
+
+
+def load_state(path: Path, trainer: Trainer) -> None:
+    """Put a trainer where `save_state` left it.
+
+    Raises:
+        CheckpointError: When the file is damaged, or belongs to another recipe or other data.
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            meta = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path}: the training state is damaged ({error}); delete it to start again") from None
+    if meta.get("fingerprint") != trainer.fingerprint:
+        raise CheckpointError(
+            f"{path.parent}: holds an unfinished training with another recipe, schema or data; "
+            "name another folder, or say overwrite to start again"
+        )
+    trainer.model.load_state_dict(_under(tensors, "model/"))
+    trainer.best_weights = _under(tensors, "best/")
+    torch.set_rng_state(tensors["rng"])
+    numbers = json.loads(meta["numbers"])
+    for o, optimizer in enumerate(trainer.optimizers):
+        state: dict[int, dict[str, Any]] = {}
+        for key, value in [*_under(tensors, f"optimizer/{o}/").items(), *_under(numbers, f"{o}/").items()]:
+            p, name = key.split("/", 1)
+            state.setdefault(int(p), {})[name] = value
+        optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    progress = json.loads(meta["progress"])
+    for name, value in progress.items():
+        setattr(trainer.progress, name, -math.inf if name == "best" and value is None else value)
+
+
+def _under(values: dict[str, Any], prefix: str) -> dict[str, Any]:
+    return {name.removeprefix(prefix): value for name, value in values.items() if name.startswith(prefix)}
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None

@@ -1,0 +1,222 @@
+"""A small trainer: row-sparse optimisers for tables, AdamW for the network, early stopping, and resuming bit for bit."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from tqdm import tqdm
+
+from recsys.data.batch import Batch
+from recsys.data.schema import Label
+from recsys.errors import ConfigError, DataError
+from recsys.models.base import RankingModel
+from recsys.training.metrics import auc, log_loss, rmse
+from recsys.training.recipe import TrainingConfig
+from recsys.training.state import load_state, save_state
+
+__all__ = ["Progress", "Trainer", "predict", "task_loss"]
+
+
+@dataclass
+class Progress:
+    """Where a training stands; with the tensors of `Trainer` it is all that resuming needs."""
+
+    epoch: int = 0
+    step: int = 0
+    """Steps done within the epoch."""
+    loss: float = 0.0
+    """Sum of the epoch's batch losses, weighted by rows."""
+    seconds: float = 0.0
+    """Time spent in the epoch's steps."""
+    best: float = -math.inf
+    best_epoch: int = -1
+    history: list[dict[str, Any]] = field(default_factory=list)
+    """One record an epoch: loss, validation metrics, seconds, samples a second."""
+    finished: bool = False
+
+
+def task_loss(logits: Tensor, labels: Tensor, tasks: tuple[Label, ...]) -> Tensor:
+    """``Σ_t w_t · mean_b loss_t``: cross entropy of binary tasks, squared error of regression tasks.
+
+    Args:
+        logits: [B, tasks].
+        labels: [B, tasks].
+        tasks: Kinds and weights.
+    """
+    losses = [
+        task.weight
+        * (
+            F.binary_cross_entropy_with_logits(logits[:, t], labels[:, t])
+            if task.kind == "binary"
+            else F.mse_loss(logits[:, t], labels[:, t])
+        )
+        for t, task in enumerate(tasks)
+    ]
+    return torch.stack(losses).sum()
+
+
+@torch.no_grad()
+def predict(model: RankingModel, data: Batch, batch_size: int = 8192) -> Tensor:
+    """[n, tasks] predictions in evaluation mode; the model's mode is put back."""
+    was_training = model.training
+    model.eval()
+    parts = [model.predict(data.slice(start, start + batch_size)) for start in range(0, len(data), batch_size)]
+    model.train(was_training)
+    return torch.cat(parts) if parts else torch.zeros(0, len(model.inputs.tasks))
+
+
+class Trainer:
+    """Trains one model on encoded rows.
+
+    The order of rows depends on seed and epoch alone, and the random state is saved, so a training that was killed
+    and resumed ends with the same bits as one that was not (on a CPU, with as many threads).
+
+    Args:
+        model: Starts from its weights.
+        train: Encoded training rows with labels.
+        valid: Encoded rows that say when to stop.
+        config: How.
+        state_file: Where the state is kept while training; None keeps none.
+        fingerprint: Of recipe and data; a state with another one is refused.
+        report: Called after every epoch with its progress.
+    """
+
+    def __init__(
+        self,
+        model: RankingModel,
+        train: Batch,
+        valid: Batch,
+        config: TrainingConfig,
+        state_file: Path | None = None,
+        fingerprint: str = "",
+        report: Callable[[Progress], None] | None = None,
+    ) -> None:
+        if not len(train) or not len(valid):
+            raise DataError(f"expected rows to train on and to validate on, got {len(train)} and {len(valid)}")
+        self.model, self.train_data, self.valid_data, self.config = model, train, valid, config
+        self.state_file, self.fingerprint, self.report = state_file, fingerprint, report
+        self.optimizers = _optimizers(model, config)
+        self.progress = Progress()
+        self.best_weights = {name: value.clone() for name, value in model.state_dict().items()}
+
+    def fit(self, show: bool = True) -> Progress:
+        """Train until the epochs or the patience end, then put the best epoch's weights back.
+
+        Args:
+            show: A progress bar on standard error.
+        """
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.config.seed)
+            self._resume()
+            while not self.progress.finished:
+                self._epoch(show)
+                self._close_epoch()
+                self._save()
+        self.model.load_state_dict(dict(self.best_weights))
+        self.model.eval()
+        return self.progress
+
+    def _epoch(self, show: bool) -> None:
+        config, progress = self.config, self.progress
+        n = len(self.train_data)
+        order = torch.randperm(n, generator=torch.Generator().manual_seed(config.seed * 100_003 + progress.epoch))
+        starts = range(0, n, config.batch_size)
+        bar = tqdm(total=n, initial=min(progress.step * config.batch_size, n), desc=f"epoch {progress.epoch + 1}",
+                   unit=" rows", unit_scale=True, leave=False, disable=not show)  # fmt: skip
+        saved = begun = time.monotonic()
+        self.model.train()
+        with bar:
+            for start in starts[progress.step :]:
+                rows = order[start : start + config.batch_size]
+                progress.loss += self._step(self.train_data.take(rows)) * rows.numel()
+                progress.step += 1
+                bar.update(rows.numel())
+                now = time.monotonic()
+                if now - saved >= config.save_seconds and progress.step < len(starts):
+                    progress.seconds, begun = progress.seconds + now - begun, now
+                    self._save()
+                    saved = time.monotonic()
+        progress.seconds += time.monotonic() - begun
+
+    def _step(self, batch: Batch) -> float:
+        for optimizer in self.optimizers:
+            optimizer.zero_grad(set_to_none=True)
+        assert batch.labels is not None
+        x, sequences = self.model.tables(batch)
+        loss = task_loss(self.model.network(x, sequences), batch.labels, self.model.inputs.tasks)
+        value = loss.item()
+        if not math.isfinite(value):
+            raise ConfigError(f"the loss became {value} in epoch {self.progress.epoch + 1}; lower the learning rate")
+        if self.config.table_l2:
+            loss = loss + self.config.table_l2 * x[:, self.model.layout.dense.stop :].square().sum(dim=1).mean()
+        loss.backward()  # type: ignore[no-untyped-call]
+        for optimizer in self.optimizers:
+            optimizer.step()
+        return value
+
+    def _close_epoch(self) -> None:
+        progress, n = self.progress, len(self.train_data)
+        metrics, watched = self._validate()
+        progress.history.append(
+            {
+                "epoch": progress.epoch + 1,
+                "loss": progress.loss / n,
+                **{f"valid_{name}": value for name, value in metrics.items()},
+                "seconds": round(progress.seconds, 3),
+                "samples_per_second": round(n / max(progress.seconds, 1e-9)),
+            }
+        )
+        if watched > progress.best:
+            progress.best, progress.best_epoch = watched, progress.epoch
+            self.best_weights = {name: value.clone() for name, value in self.model.state_dict().items()}
+        progress.epoch, progress.step, progress.loss, progress.seconds = progress.epoch + 1, 0, 0.0, 0.0
+        waited = progress.epoch - 1 - progress.best_epoch >= self.config.patience
+        progress.finished = waited or progress.epoch >= self.config.epochs
+        if self.report is not None:
+            self.report(progress)
+
+    def _validate(self) -> tuple[dict[str, float], float]:
+        """Validation metrics of the first task, and the watched one with its sign turned so that more is better."""
+        assert self.valid_data.labels is not None
+        scores, labels = predict(self.model, self.valid_data)[:, 0], self.valid_data.labels[:, 0]
+        if self.model.inputs.tasks[0].kind == "regression":
+            error = float(rmse(scores, labels))
+            return {"rmse": error}, -error
+        metrics = {"auc": float(auc(scores, labels.round())), "log_loss": float(log_loss(scores, labels))}
+        watched = metrics["auc"] if self.config.monitor == "auc" else -metrics["log_loss"]
+        if math.isnan(watched):
+            raise DataError("the validation rows hold one class only, so AUC says nothing; set monitor = \"log_loss\"")
+        return metrics, watched
+
+    def _save(self) -> None:
+        if self.state_file is not None:
+            save_state(self.state_file, self)
+
+    def _resume(self) -> None:
+        if self.state_file is not None and self.state_file.is_file():
+            load_state(self.state_file, self)
+
+
+def _optimizers(model: RankingModel, config: TrainingConfig) -> list[torch.optim.Optimizer]:
+    """Row-sparse for the tables, AdamW for the network with weight decay on its matrices alone."""
+    tables = list(model.tables.parameters())
+    own = {id(parameter) for parameter in tables}
+    network = [parameter for parameter in model.parameters() if id(parameter) not in own]
+    groups = [
+        {"params": [p for p in network if p.dim() > 1], "weight_decay": config.weight_decay},
+        {"params": [p for p in network if p.dim() <= 1], "weight_decay": 0.0},
+    ]
+    rate = config.table_learning_rate or config.learning_rate
+    optimizers: list[torch.optim.Optimizer] = [torch.optim.AdamW(groups, lr=config.learning_rate)] if network else []
+    if tables:
+        sparse = {"adam": torch.optim.SparseAdam, "adagrad": torch.optim.Adagrad}[config.table_optimizer]
+        optimizers.append(sparse(tables, lr=rate))
+    return optimizers
