@@ -77,10 +77,11 @@ class Counts:
 
 @dataclass(frozen=True)
 class Normaliser:
-    """``(v - mean) / std`` of the finite training values, after the feature's transform."""
+    """``(v - shift) / scale`` after the feature's transform; `fill`, the training mean, stands in for what is missing."""
 
-    mean: float = 0.0
-    std: float = 1.0
+    shift: float
+    scale: float
+    fill: float
 
 
 class Encoder:
@@ -172,7 +173,7 @@ class Encoder:
         scale = self.normalisers[feature.name]
         finite = np.isfinite(values)
         counts.add(feature.name, values.size, int((~finite).sum()))
-        return np.where(finite, (values - scale.mean) / scale.std, 0.0 if feature.transform != "none" else scale.mean)
+        return np.asarray((np.where(finite, values, scale.fill) - scale.shift) / scale.scale, dtype=np.float64)
 
     def _ids(self, table: pa.Table, feature: IdFeature, counts: Counts) -> tuple[Tensor, Tensor | None, None]:
         array, lengths = _flat(table, feature)
@@ -199,7 +200,7 @@ class Encoder:
         """Schema and state as plain JSON values."""
         return {
             "schema": self.schema.model_dump(mode="json", exclude_none=True),
-            "normalisers": {name: [scale.mean, scale.std] for name, scale in self.normalisers.items()},
+            "normalisers": {name: [scale.shift, scale.scale, scale.fill] for name, scale in self.normalisers.items()},
             "vocabularies": self.vocabularies,
         }
 
@@ -213,7 +214,7 @@ class Encoder:
         """
         schema = Schema.parse(state.get("schema", {}), where)
         try:
-            normalisers = {name: Normaliser(*map(float, pair)) for name, pair in state["normalisers"].items()}
+            normalisers = {name: Normaliser(*map(float, three)) for name, three in state["normalisers"].items()}
             encoder = cls(schema, normalisers, state["vocabularies"])
             _ = encoder.inputs, [normalisers[feature.name] for feature in schema.numeric]
         except (KeyError, TypeError, ValueError) as error:
@@ -251,9 +252,9 @@ def _add_moments(total: npt.NDArray[np.float64], values: npt.NDArray[np.float64]
 def _normaliser(moments: npt.NDArray[np.float64], feature: Numeric) -> Normaliser:
     n, mean, squares = (float(v) for v in moments)
     if feature.transform == "none":
-        return Normaliser(mean, 1.0)
+        return Normaliser(0.0, 1.0, mean)
     std = (squares / n) ** 0.5 if n else 0.0
-    return Normaliser(mean, std if std > 0 and np.isfinite(std) else 1.0)
+    return Normaliser(mean, std if std > 0 and np.isfinite(std) else 1.0, mean)
 
 
 def _add_counts(counts: dict[str, int], array: pa.Array, name: str) -> None:

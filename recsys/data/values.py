@@ -86,6 +86,7 @@ def numbers(array: pa.Array, name: str) -> npt.NDArray[np.float64]:
     if pa.types.is_boolean(array.type):
         array = pc.cast(array, pa.int8())
     if pa.types.is_string(array.type) or pa.types.is_large_string(array.type):
+        array = pc.utf8_trim_whitespace(array)
         array = pc.if_else(pc.equal(array, ""), pa.scalar(None, array.type), array)
     try:
         column = pc.cast(array, pa.float64(), safe=False)

@@ -1,0 +1,90 @@
+"""One text for each value, whatever its type."""
+
+from __future__ import annotations
+
+import datetime
+import math
+
+import mmh3
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from recsys.data.values import canonical, dictionary, murmur_rows, numbers, whole
+from recsys.errors import DataError
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        pa.array([5, 0, None], pa.int32()),
+        pa.array([5, 0, None], pa.uint64()),
+        pa.array([5.0, 0.0, None], pa.float32()),
+        pa.array([5.0, -0.0, math.nan], pa.float64()),
+        pa.array(["5", "0", None]),
+        pa.array(["5", "0", ""], pa.large_string()),
+        pa.array([b"5", b"0", None]),
+        pa.array(["5", "0", None]).dictionary_encode(),
+    ],
+)
+def test_one_number_has_one_text_in_every_type(array: pa.Array) -> None:
+    texts, codes = dictionary(array, "c")
+    assert [None if code < 0 else texts[code] for code in codes] == ["5", "0", None]
+
+
+def test_floats_with_a_fraction_and_huge_ones_keep_theirs() -> None:
+    assert canonical(pa.array([1.5, math.inf, 1e300]), "c").to_pylist() == ["1.5", "inf", "1e+300"]
+
+
+def test_booleans_dates_and_decimals_have_a_text() -> None:
+    assert canonical(pa.array([True, False, None]), "c").to_pylist() == ["true", "false", None]
+    assert canonical(pa.array([datetime.date(2020, 1, 2)]), "c").to_pylist() == ["2020-01-02"]
+
+
+def test_nested_values_are_refused() -> None:
+    with pytest.raises(DataError, match="column `c`: expected one value a row, got list"):
+        dictionary(pa.array([[1], [2]]), "c")
+
+
+def test_bytes_that_are_no_utf8_are_refused() -> None:
+    with pytest.raises(DataError, match="cannot be read as text"):
+        dictionary(pa.array([b"\xff\xfe"]), "c")
+
+
+def test_a_column_of_nulls_is_all_missing() -> None:
+    texts, codes = dictionary(pa.nulls(3), "c")
+    assert list(codes) == [-1, -1, -1]
+    assert len(texts) == 0
+
+
+@given(st.lists(st.one_of(st.none(), st.text(max_size=5))))
+def test_dictionary_gives_every_row_its_text(values: list[str | None]) -> None:
+    texts, codes = dictionary(pa.array(values, pa.string()), "c")
+    assert [None if code < 0 else texts[code] for code in codes] == [v or None for v in values]
+
+
+@given(st.lists(st.text(max_size=8), max_size=20), st.integers(1, 31), st.integers(0, 2**32 - 1))
+def test_murmur_rows_are_murmur3_and_leave_row_0(values: list[str], bits: int, seed: int) -> None:
+    rows = murmur_rows(np.array(values, dtype=object), "f", bits, seed)
+    expected = [1 + mmh3.hash(f"f|{v}", seed, signed=False) % ((1 << bits) - 1) for v in values]
+    assert rows.tolist() == expected
+    assert all(1 <= row < 1 << bits for row in rows)
+
+
+def test_numbers_from_text_booleans_and_nulls() -> None:
+    assert numbers(pa.array(["1.5", " 2", None, ""]), "c")[:2].tolist() == [1.5, 2.0]
+    assert np.isnan(numbers(pa.array(["1", None, ""]), "c")[1:]).all()
+    assert numbers(pa.array([True, False]), "c").tolist() == [1.0, 0.0]
+    assert numbers(pa.array([2**63], pa.uint64()), "c").tolist() == [float(2**63)]
+
+
+def test_text_that_is_no_number_is_named() -> None:
+    with pytest.raises(DataError, match="column `age`: expected numbers.*twelve"):
+        numbers(pa.array(["1", "twelve"]), "age")
+
+
+def test_chunks_and_extension_types_become_one_array() -> None:
+    assert whole(pa.chunked_array([[1, 2], [3]])).to_pylist() == [1, 2, 3]
+    assert whole(pa.chunked_array([], pa.int64())).to_pylist() == []
