@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import mmh3
 import numpy as np
@@ -20,7 +20,7 @@ from recsys.data.schema import Categorical, Hashing, IdFeature, Label, Numeric, 
 from recsys.data.values import Ints, canonical, dictionary, murmur_rows, numbers, whole
 from recsys.errors import CheckpointError, DataError
 
-__all__ = ["Counts", "Encoder", "IdInput", "Inputs", "Normaliser"]
+__all__ = ["Counts", "Encoder", "IdInput", "Inputs", "Normaliser", "Task"]
 
 UNKNOWN, MISSING, FIRST = 0, 1, 2
 """Rows of a vocabulary's table: never seen in training, missing, and the first known value."""
@@ -39,12 +39,23 @@ class IdInput:
 
 
 @dataclass(frozen=True)
+class Task:
+    """What a model must know of a label; a regression task's logit is ``(label - shift) / scale``."""
+
+    name: str
+    kind: Literal["binary", "regression"] = "binary"
+    weight: float = 1.0
+    shift: float = 0.0
+    scale: float = 1.0
+
+
+@dataclass(frozen=True)
 class Inputs:
     """What a model must know of its data: numbers, id features and tasks."""
 
     dense: tuple[str, ...]
     ids: tuple[IdInput, ...]
-    tasks: tuple[Label, ...]
+    tasks: tuple[Task, ...]
 
 
 @dataclass
@@ -90,6 +101,11 @@ class Encoder:
     A value reads row 0 when training never showed it (or less than `min_count` times) and row 1 when it is missing;
     known values follow, the most frequent first. A hashed feature has no unknown values, and its missing value is
     hashed like any other.
+
+    Args:
+        schema: What the columns mean.
+        normalisers: Of numeric features and of regression labels, by name.
+        vocabularies: Known values of features with a vocabulary, by name, in the order of their rows.
     """
 
     def __init__(
@@ -109,8 +125,14 @@ class Encoder:
             ids=tuple(
                 IdInput(f.name, schema.table(f), self.rows(f), f.kind, f.side, f.shares) for f in schema.id_features
             ),
-            tasks=schema.labels,
+            tasks=tuple(self._task(label) for label in schema.labels),
         )
+
+    def _task(self, label: Label) -> Task:
+        if label.kind == "binary":
+            return Task(label.name, label.kind, label.weight)
+        scale = self.normalisers[_target(label)]
+        return Task(label.name, label.kind, label.weight, scale.shift, scale.scale)
 
     def rows(self, feature: IdFeature) -> int:
         """Rows of the table that `feature` reads."""
@@ -127,6 +149,7 @@ class Encoder:
             DataError: When a column is missing or mistyped, or there are no rows.
         """
         moments = {feature.name: np.zeros(3) for feature in schema.numeric}
+        targets = {_target(label): np.zeros(3) for label in schema.labels if label.kind == "regression"}
         counts: dict[str, dict[str, int]] = {
             f.name: {} for f in schema.id_features if f.shares is None and not isinstance(f.encoding, Hashing)
         }
@@ -135,13 +158,17 @@ class Encoder:
             rows += table.num_rows
             for number in schema.numeric:
                 _add_moments(moments[number.name], _transformed(_column(table, number.source), number))
+            for label in schema.labels:
+                if label.kind == "regression":
+                    _add_moments(targets[_target(label)], _label(_column(table, label.source), label))
             for feature in schema.id_features:
                 owner = schema.owner(feature).name
                 if owner in counts:
                     _add_counts(counts[owner], _flat(table, feature)[0], feature.source)
         if not rows:
             raise DataError("the training data has no rows")
-        normalisers = {n.name: _normaliser(moments[n.name], n) for n in schema.numeric}
+        normalisers = {n.name: _normaliser(moments[n.name], n.transform != "none") for n in schema.numeric}
+        normalisers |= {name: _normaliser(values, True) for name, values in targets.items()}
         return cls(schema, normalisers, {n: _vocabulary(c, schema, n) for n, c in counts.items()})
 
     def encode(self, table: pa.Table, labels: bool = True, counts: Counts | None = None) -> Batch:
@@ -249,9 +276,14 @@ def _add_moments(total: npt.NDArray[np.float64], values: npt.NDArray[np.float64]
     total[0] = together
 
 
-def _normaliser(moments: npt.NDArray[np.float64], feature: Numeric) -> Normaliser:
+def _target(label: Label) -> str:
+    """The name under which a label's scale is kept; no feature can have it, for a label is none."""
+    return f"label:{label.name}"
+
+
+def _normaliser(moments: npt.NDArray[np.float64], standardise: bool) -> Normaliser:
     n, mean, squares = (float(v) for v in moments)
-    if feature.transform == "none":
+    if not standardise:
         return Normaliser(0.0, 1.0, mean)
     std = (squares / n) ** 0.5 if n else 0.0
     return Normaliser(mean, std if std > 0 and np.isfinite(std) else 1.0, mean)

@@ -71,8 +71,11 @@ class RankingModel(nn.Module):
     def predict(self, batch: Batch) -> Tensor:
         """[B, tasks]: probabilities of binary tasks, values of regression tasks."""
         logits = self(batch)
-        binary = torch.tensor([task.kind == "binary" for task in self.inputs.tasks], device=logits.device)
-        return torch.where(binary, logits.sigmoid(), logits)
+        columns = [
+            logits[:, t].sigmoid() if task.kind == "binary" else logits[:, t] * task.scale + task.shift
+            for t, task in enumerate(self.inputs.tasks)
+        ]
+        return torch.stack(columns, dim=1)
 
 
 def build_tables(

@@ -15,7 +15,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from recsys.data.batch import Batch
-from recsys.data.schema import Label
+from recsys.data.encoder import Task
 from recsys.errors import ConfigError, DataError
 from recsys.models.base import RankingModel
 from recsys.training.metrics import auc, log_loss, rmse
@@ -43,20 +43,20 @@ class Progress:
     finished: bool = False
 
 
-def task_loss(logits: Tensor, labels: Tensor, tasks: tuple[Label, ...]) -> Tensor:
-    """``Σ_t w_t · mean_b loss_t``: cross entropy of binary tasks, squared error of regression tasks.
+def task_loss(logits: Tensor, labels: Tensor, tasks: tuple[Task, ...]) -> Tensor:
+    """``Σ_t w_t · mean_b loss_t``: cross entropy of binary tasks, squared error of standardised regression labels.
 
     Args:
         logits: [B, tasks].
         labels: [B, tasks].
-        tasks: Kinds and weights.
+        tasks: Kinds, weights and scales.
     """
     losses = [
         task.weight
         * (
             F.binary_cross_entropy_with_logits(logits[:, t], labels[:, t])
             if task.kind == "binary"
-            else F.mse_loss(logits[:, t], labels[:, t])
+            else F.mse_loss(logits[:, t], (labels[:, t] - task.shift) / task.scale)
         )
         for t, task in enumerate(tasks)
     ]
@@ -158,8 +158,10 @@ class Trainer:
         if self.config.table_l2:
             loss = loss + self.config.table_l2 * x[:, self.model.layout.dense.stop :].square().sum(dim=1).mean()
         loss.backward()  # type: ignore[no-untyped-call]
-        for optimizer in self.optimizers:
-            optimizer.step()
+        # torch's sparse optimisers build their tensors from valid parts; said aloud, or each process warns once.
+        with torch.sparse.check_sparse_tensor_invariants(enable=False):
+            for optimizer in self.optimizers:
+                optimizer.step()
         return value
 
     def _close_epoch(self) -> None:
