@@ -13,7 +13,7 @@ from typing import Any
 
 from recsys.errors import DataError
 
-__all__ = ["read_json", "replacing", "sha256", "write_json", "write_text"]
+__all__ = ["make_folder", "read_json", "replacing", "sha256", "write_json", "write_text"]
 
 
 @contextlib.contextmanager
@@ -33,6 +33,18 @@ def replacing(path: Path) -> Iterator[Path]:
         raise DataError(f"{path}: cannot be written: {error.strerror or error}") from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder and its parents if they are not there.
+
+    Raises:
+        DataError: When a file is in the way, or the disk refuses.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(f"{folder}: cannot be made: {error.strerror or error}") from error
 
 
 def write_text(path: Path, text: str) -> None:

@@ -18,7 +18,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 from torch import Tensor
@@ -26,8 +25,9 @@ from torch import Tensor
 import recsys
 from recsys.data.encoder import Counts, Encoder
 from recsys.data.readers import Rows, tables
-from recsys.errors import CheckpointError, DataError
-from recsys.files import read_json, replacing, sha256, write_json, write_text
+from recsys.config import Config
+from recsys.errors import CheckpointError, ConfigError, DataError
+from recsys.files import make_folder, read_json, replacing, sha256, write_json, write_text
 from recsys.models.base import ModelConfig, RankingModel
 from recsys.models.registry import AnyModelConfig, build
 
@@ -35,6 +35,23 @@ __all__ = ["Checkpoint", "is_checkpoint", "load", "save"]
 
 FORMAT = 1
 SHARD_BYTES = 5 * 10**9
+
+
+class SealedFile(Config):
+    """What a file must be."""
+
+    bytes: int
+    sha256: str
+
+
+class Seal(Config):
+    """The contents of `config.json`."""
+
+    format: int
+    recsys: str
+    model: AnyModelConfig
+    training: dict[str, Any]
+    files: dict[str, SealedFile]
 
 
 @dataclass
@@ -91,7 +108,7 @@ def save(checkpoint: Checkpoint, folder: Path, overwrite: bool = False) -> None:
     """
     if is_checkpoint(folder) and not overwrite:
         raise CheckpointError(f"{folder}: holds a checkpoint; choose another folder or say overwrite")
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     (folder / "config.json").unlink(missing_ok=True)
     for stale in folder.glob("model*.safetensors"):
         stale.unlink()
@@ -100,16 +117,15 @@ def save(checkpoint: Checkpoint, folder: Path, overwrite: bool = False) -> None:
     write_json(folder / "metrics.json", checkpoint.metrics)
     write_text(folder / "README.md", _card(checkpoint))
     files = [*names, "schema.json", "metrics.json"]
-    write_json(
-        folder / "config.json",
-        {
-            "format": FORMAT,
-            "recsys": recsys.__version__,
-            "model": checkpoint.config.model_dump(mode="json"),
-            "training": checkpoint.training,
-            "files": {n: {"bytes": (folder / n).stat().st_size, "sha256": sha256(folder / n)} for n in files},
-        },
+    sealed = {n: SealedFile(bytes=(folder / n).stat().st_size, sha256=sha256(folder / n)) for n in files}
+    seal = Seal(
+        format=FORMAT,
+        recsys=recsys.__version__,
+        model=checkpoint.config,  # type: ignore[arg-type]
+        training=checkpoint.training,
+        files=sealed,
     )
+    write_json(folder / "config.json", seal.model_dump(mode="json"))
 
 
 def load(folder: str | Path) -> Checkpoint:
@@ -120,47 +136,53 @@ def load(folder: str | Path) -> Checkpoint:
     """
     folder = Path(folder)
     seal = _seal(folder)
-    for name, expected in seal["files"].items():
+    for name, expected in seal.files.items():
         _check_file(folder, name, expected)
     try:
         encoder = Encoder.from_json(read_json(folder / "schema.json"), str(folder / "schema.json"))
-        config: ModelConfig = TypeAdapter(AnyModelConfig).validate_python(seal["model"])
         metrics = read_json(folder / "metrics.json")
-    except (ValidationError, ValueError, OSError, KeyError) as error:
+    except (ValueError, OSError) as error:
         raise CheckpointError(f"{folder}: cannot be read: {error}") from None
-    model = build(config, encoder.inputs)  # type: ignore[arg-type]
-    _read_weights(model, [folder / name for name in seal["files"] if name.endswith(".safetensors")])
+    model = build(seal.model, encoder.inputs)
+    _read_weights(model, folder, [name for name in seal.files if name.endswith(".safetensors")])
     model.eval()
-    return Checkpoint(config, model, encoder, metrics, seal.get("training", {}))
+    return Checkpoint(seal.model, model, encoder, metrics, seal.training)
 
 
-def _seal(folder: Path) -> dict[str, Any]:
+def _seal(folder: Path) -> Seal:
     path = folder / "config.json"
     if not folder.is_dir():
         raise CheckpointError(f"{folder}: no such run folder")
     if not path.is_file():
         raise CheckpointError(f"{folder}: no config.json: not a run folder, or its training has not finished")
     try:
-        seal: dict[str, Any] = read_json(path)
-        version, _ = seal["format"], (seal["model"], seal["files"].items())
-    except (ValueError, OSError, KeyError, TypeError, AttributeError) as error:
+        values = read_json(path)
+        version = values["format"]
+    except (ValueError, OSError, KeyError, TypeError) as error:
         raise CheckpointError(f"{path}: not a recsys checkpoint's config ({error!r})") from None
     if version != FORMAT:
-        made = seal.get("recsys", "?")
+        made = values.get("recsys", "?")
         raise CheckpointError(f"{path}: format {version}, made by recsys {made}; this is recsys {recsys.__version__}")
+    try:
+        seal = Seal.parse(values, str(path))
+    except ConfigError as error:
+        raise CheckpointError(f"not a recsys checkpoint's config: {error}") from None
+    for name in ("schema.json", "metrics.json"):
+        if name not in seal.files:
+            raise CheckpointError(f"{path}: does not vouch for `{name}`")
     return seal
 
 
-def _check_file(folder: Path, name: str, expected: Mapping[str, Any]) -> None:
+def _check_file(folder: Path, name: str, expected: SealedFile) -> None:
     path = folder / name
     if Path(name).name != name:
         raise CheckpointError(f"{folder}: config.json names `{name}`, which lies outside the folder")
     if not path.is_file():
         raise CheckpointError(f"{folder}: {name} is missing")
     size = path.stat().st_size
-    if size != expected.get("bytes"):
-        raise CheckpointError(f"{path}: {size:,} bytes, expected {expected.get('bytes'):,}: altered or cut off")
-    if sha256(path) != expected.get("sha256"):
+    if size != expected.bytes:
+        raise CheckpointError(f"{path}: {size:,} bytes, expected {expected.bytes:,}: altered or cut off")
+    if sha256(path) != expected.sha256:
         raise CheckpointError(f"{path}: its checksum differs from the one in config.json: altered")
 
 
@@ -190,18 +212,18 @@ def _save(arrays: dict[str, Any], path: Path) -> None:
         raise DataError(f"{path.parent}: the weights cannot be written: {error}") from None
 
 
-def _read_weights(model: RankingModel, paths: list[Path]) -> None:
+def _read_weights(model: RankingModel, folder: Path, names: list[str]) -> None:
     state = {}
-    for path in paths:
+    for name in names:
         try:
-            with safe_open(path, "pt") as file:
-                state.update({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
+            with safe_open(folder / name, "pt") as file:
+                state.update({key: file.get_tensor(key) for key in file.keys()})  # noqa: SIM118
         except (SafetensorError, OSError) as error:
-            raise CheckpointError(f"{path}: cannot be read: {error}") from None
+            raise CheckpointError(f"{folder / name}: cannot be read: {error}") from None
     try:
         model.load_state_dict(state)
     except RuntimeError as error:
-        raise CheckpointError(f"{paths[0].parent}: weights do not fit the model: {' '.join(str(error).split())}") from None
+        raise CheckpointError(f"{folder}: weights do not fit the model: {' '.join(str(error).split())}") from None
 
 
 def _card(checkpoint: Checkpoint) -> str:

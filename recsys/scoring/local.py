@@ -16,7 +16,7 @@ from tqdm import tqdm
 from recsys.data.encoder import Counts
 from recsys.data.readers import open_parquet, tables
 from recsys.errors import DataError
-from recsys.files import replacing
+from recsys.files import make_folder, replacing
 from recsys.models.checkpoint import Checkpoint
 
 __all__ = ["Scored", "score_file"]
@@ -68,7 +68,7 @@ def score_file(
     _check(source, target, types, keep, names)
     columns = list(dict.fromkeys([*checkpoint.encoder.schema.columns, *keep]))
     schema = pa.schema([types.field(name) for name in keep] + [pa.field(name, pa.float32()) for name in names])
-    target.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(target.parent)
     bar = tqdm(total=rows, desc="score", unit=" rows", unit_scale=True, disable=not show)
     with replacing(target) as temporary, bar, pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
         for table in tables(source, columns, batch_size):

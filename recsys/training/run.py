@@ -17,7 +17,7 @@ from recsys.data.readers import Rows, tables
 from recsys.data.schema import Schema
 from recsys.data.sources import load as load_source
 from recsys.errors import CheckpointError, SchemaError
-from recsys.files import write_text
+from recsys.files import make_folder, write_text
 from recsys.models.checkpoint import Checkpoint, is_checkpoint, save
 from recsys.models.registry import build
 from recsys.training.bootstrap import Interval, compare, evaluate
@@ -159,7 +159,7 @@ def _fingerprint(recipe: Recipe, encoder: Encoder, train: Batch, valid: Batch) -
 def _logging(out: Path | None, report: Callable[[Progress], None] | None) -> Callable[[Progress], None]:
     def log(progress: Progress) -> None:
         if out is not None:
-            out.mkdir(parents=True, exist_ok=True)
+            make_folder(out)
             write_text(out / "log.jsonl", "".join(json.dumps(record) + "\n" for record in progress.history))
         if report is not None:
             report(progress)

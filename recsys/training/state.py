@@ -14,7 +14,7 @@ from safetensors.numpy import save_file
 from torch import Tensor
 
 from recsys.errors import CheckpointError, DataError
-from recsys.files import replacing
+from recsys.files import make_folder, replacing
 
 if TYPE_CHECKING:
     from recsys.training.trainer import Trainer
@@ -41,7 +41,7 @@ def save_state(path: Path, trainer: Trainer) -> None:
                     numbers[f"{o}/{p}/{key}"] = value
     progress = asdict(trainer.progress) | {"best": _finite(trainer.progress.best)}
     meta = {"fingerprint": trainer.fingerprint, "progress": json.dumps(progress), "numbers": json.dumps(numbers)}
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     try:
         with replacing(path) as temporary:
             save_file({name: value.detach().numpy() for name, value in tensors.items()}, temporary, metadata=meta)
