@@ -12,7 +12,7 @@ from rich.table import Table
 from torch import Tensor
 
 from recsys.cli.app import Result, call
-from recsys.cli.show import console, interval, metrics_json
+from recsys.cli.show import console, interval
 from recsys.config import override
 from recsys.data.sources import Source, fetch
 from recsys.errors import DataError
@@ -20,7 +20,7 @@ from recsys.models.checkpoint import Checkpoint
 from recsys.scoring.local import score_file
 from recsys.training.figures import compare_models
 from recsys.training.recipe import find_recipe
-from recsys.training.run import encode_all, evaluate_on, train
+from recsys.training.run import encode_all, evaluate_on, plain, train
 from recsys.training.trainer import Progress, predict
 
 __all__ = ["main"]
@@ -108,7 +108,7 @@ def _train(name: str, data: Source, out: Path, epochs: int) -> _Arm:
     shutil.rmtree(out, ignore_errors=True)
     checkpoint = train(recipe, out, report=keep)
     rows = encode_all(checkpoint.encoder, data.test)
-    return _Arm(checkpoint, history, evaluate_on(checkpoint, data.test), predict(checkpoint.model, rows)[:, 0])
+    return _Arm(checkpoint, history, plain(evaluate_on(checkpoint, data.test)), predict(checkpoint.model, rows)[:, 0])
 
 
 def _table(arms: dict[str, _Arm], data: Source) -> Table:
@@ -134,7 +134,7 @@ def _table_bytes(checkpoint: Checkpoint) -> int:
 
 def _summary(arm: _Arm) -> dict[str, Any]:
     return {
-        "metrics": metrics_json(arm.metrics),
+        "metrics": arm.metrics,
         "samples_per_second": arm.checkpoint.training["samples_per_second"],
         "table_bytes": _table_bytes(arm.checkpoint),
         "epochs": arm.checkpoint.training["epochs"],

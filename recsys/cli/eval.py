@@ -8,12 +8,12 @@ from pathlib import Path
 import tyro
 
 from recsys.cli.app import Result, call
-from recsys.cli.show import console, counts_notes, metrics_json, metrics_table
+from recsys.cli.show import console, counts_notes, metrics_tables
 from recsys.data.encoder import Counts
 from recsys.data.sources import resolve
 from recsys.models.checkpoint import load
 from recsys.training.run import against as compare_runs
-from recsys.training.run import evaluate_on
+from recsys.training.run import evaluate_on, plain
 
 __all__ = ["main"]
 
@@ -37,15 +37,15 @@ def command(
     path, counts, screen = resolve(data), Counts(), console()
     checkpoint = load(run)
     other = load(against) if against is not None else None
-    metrics = evaluate_on(checkpoint, path, counts, replicates)
-    for table in metrics_table(metrics, f"{run} on {data} ({counts.rows:,} rows)"):
+    metrics = plain(evaluate_on(checkpoint, path, counts, replicates))
+    for table in metrics_tables(metrics, f"{run} on {data} ({counts.rows:,} rows)"):
         screen.print(table)
     for line in counts_notes(counts):
         screen.print(line)
-    result = {"run": str(run), "rows": counts.rows, "metrics": metrics_json(metrics)}
+    result = {"run": str(run), "rows": counts.rows, "metrics": metrics}
     if other is not None:
-        difference = compare_runs(checkpoint, other, path, replicates)
-        for table in metrics_table(difference, f"{run} minus {against}, paired"):
+        difference = plain(compare_runs(checkpoint, other, path, replicates))
+        for table in metrics_tables(difference, f"{run} minus {against}, paired"):
             screen.print(table)
-        result |= {"against": str(against), "difference": metrics_json(difference)}
+        result |= {"against": str(against), "difference": difference}
     return result

@@ -9,9 +9,8 @@ from rich.console import Console
 from rich.table import Table
 
 from recsys.data.encoder import Counts
-from recsys.training.bootstrap import Interval
 
-__all__ = ["console", "counts_notes", "interval", "metrics_json", "metrics_table"]
+__all__ = ["console", "counts_notes", "interval", "metrics_tables"]
 
 NAMES = {
     "auc": "AUC",
@@ -30,28 +29,27 @@ def console() -> Console:
     return plain if plain.is_terminal else Console(width=200, highlight=False)
 
 
-def interval(value: Interval, digits: int = 4) -> str:
+def interval(metric: Mapping[str, float | None]) -> str:
     """``0.7812 (0.7741 – 0.7880)``."""
-    return f"{value.value:.{digits}f} ({value.low:.{digits}f} – {value.high:.{digits}f})"
+    return f"{_number(metric['value'])} ({_number(metric['low'])} – {_number(metric['high'])})"
 
 
-def metrics_table(metrics: Mapping[str, Any], title: str, task: str = "") -> list[Table]:
-    """One table a task: metric, value and 95 % interval."""
-    nested = [(name, value) for name, value in metrics.items() if not isinstance(value, Interval)]
-    if nested:
-        return [table for name, value in nested for table in metrics_table(value, title, name)]
-    table = Table(title=f"{title} · {task}" if task else title, title_justify="left")
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.4f}"
+
+
+def metrics_tables(metrics: Mapping[str, Any], title: str) -> list[Table]:
+    """One table a task: metric, value and 95 % interval, from plain JSON values."""
+    if not all("value" in value for value in metrics.values()):
+        return [table for task, inner in metrics.items() for table in metrics_tables(inner, f"{title} · {task}")]
+    table = Table(title=title, title_justify="left", min_width=len(title))
     table.add_column("metric")
     table.add_column("value", justify="right")
     table.add_column("95 % interval", justify="right")
-    for name, value in metrics.items():
-        table.add_row(NAMES.get(name, name), f"{value.value:.4f}", f"{value.low:.4f} – {value.high:.4f}")
+    for name, metric in metrics.items():
+        span = f"{_number(metric['low'])} – {_number(metric['high'])}"
+        table.add_row(NAMES.get(name, name), _number(metric["value"]), span)
     return [table]
-
-
-def metrics_json(metrics: Mapping[str, Any]) -> dict[str, Any]:
-    """Metrics as plain JSON values."""
-    return {n: v.to_json() if isinstance(v, Interval) else metrics_json(v) for n, v in metrics.items()}
 
 
 def counts_notes(counts: Counts) -> list[str]:

@@ -9,10 +9,9 @@ from typing import Annotated, Any
 import tyro
 
 from recsys.cli.app import Result, UsageError, call
-from recsys.cli.show import console, metrics_table
+from recsys.cli.show import console, metrics_tables
 from recsys.config import override
 from recsys.errors import ConfigError
-from recsys.training.bootstrap import Interval
 from recsys.training.recipe import Recipe, TrainingConfig, find_recipe
 from recsys.training.run import train
 from recsys.training.trainer import Progress
@@ -40,8 +39,9 @@ def _command(recipe: Recipe) -> Any:
     def command(
         name: Annotated[str, tyro.conf.Positional, tyro.conf.arg(name="recipe", metavar="RECIPE|MODEL")],
         out: Path,
+        source: str | None = None,
         schema: Path | None = None,
-        train: Path | None = None,  # noqa: ARG001, RUF100
+        train: Path | None = None,
         valid: Path | None = None,
         overwrite: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
         model: Any = recipe.model,
@@ -54,6 +54,7 @@ def _command(recipe: Recipe) -> Any:
         Args:
             name: A recipe file (.toml), or a model: dcn2, dcnv2, deepfm, din, dlrm, lr.
             out: Folder to write the run to.
+            source: A source that `recsys data list` names, in place of the recipe's data.
             schema: Schema file (TOML) in place of the recipe's.
             train: Parquet file to train on, in place of the recipe's.
             valid: Parquet file that says when to stop, in place of the recipe's.
@@ -61,7 +62,7 @@ def _command(recipe: Recipe) -> Any:
             model: The model.
             training: How it is trained.
         """
-        changed = _with_files(recipe, schema, train, valid)
+        changed = _with_data(recipe, source, schema, train, valid)
         return _run(changed.model_copy(update={"model": model, "training": training}), out, overwrite)
 
     command.__annotations__["model"] = model_class
@@ -69,14 +70,19 @@ def _command(recipe: Recipe) -> Any:
     return command
 
 
-def _with_files(recipe: Recipe, schema: Path | None, train_file: Path | None, valid: Path | None) -> Recipe:
-    given = {"schema_file": schema, "train": train_file, "valid": valid}
-    changes: dict[str, Any] = {f"data.{key}": value for key, value in given.items() if value is not None}
-    if train_file is not None and valid is not None and schema is not None:
-        changes["data.source"] = None
-    elif train_file is not None and schema is None and recipe.data.schema_file is None:
+def _with_data(
+    recipe: Recipe, source: str | None, schema: Path | None, train_file: Path | None, valid: Path | None
+) -> Recipe:
+    """The recipe with other data: a named source, or the user's own files."""
+    if source is None and schema is None and train_file is None and valid is None:
+        return recipe
+    files = {"schema_file": schema, "train": train_file, "valid": valid}
+    own_files = source is None and train_file is not None
+    if own_files and schema is None:
         raise ConfigError("your own files need a schema that says what their columns mean: add --schema FILE")
-    changed: Recipe = override(recipe, changes, PROG)
+    base = {} if source or own_files else recipe.data.model_dump()
+    data = base | {"source": source or base.get("source")} | {key: value for key, value in files.items() if value}
+    changed: Recipe = override(recipe, {"data": data}, PROG)
     return changed
 
 
@@ -93,8 +99,7 @@ def _run(recipe: Recipe, out: Path, overwrite: bool) -> Result:
         )
 
     checkpoint = train(recipe, out, overwrite=overwrite, report=report)
-    valid = {name: Interval.from_json(value) for name, value in checkpoint.metrics["valid"].items() if "value" in value}
-    for table in metrics_table(valid, "validation") if valid else []:
+    for table in metrics_tables(checkpoint.metrics["valid"], "validation rows"):
         screen.print(table)
     screen.print(f"saved {out}\nnext: recsys eval {out} --data FILE    recsys score {out} IN.parquet OUT.parquet")
     return {"run": str(out), "metrics": checkpoint.metrics, "training": checkpoint.training}

@@ -63,6 +63,8 @@ class JaggedIds:
 
     def take(self, rows: Tensor) -> JaggedIds:
         """The bags of the examples `rows` [M], in that order."""
+        if not self.features:
+            return self
         if self.offsets is None:
             picked = self.values.view(len(self.features), -1)[:, rows].reshape(-1)
             weights = None if self.weights is None else self.weights.view(len(self.features), -1)[:, rows].reshape(-1)
@@ -114,7 +116,7 @@ class JaggedIds:
         if all(part[1] is None for part in parts):
             return cls(features, values, None, weights)
         lengths = torch.cat([_lengths(part) for part in parts])
-        offsets = torch.zeros(lengths.numel() + 1, dtype=torch.int64)
+        offsets = torch.zeros(lengths.numel() + 1, dtype=torch.int64, device=lengths.device)
         torch.cumsum(lengths, 0, out=offsets[1:])
         return cls(features, values, offsets, weights)
 
@@ -131,7 +133,11 @@ class JaggedIds:
         except ImportError as error:
             raise MissingExtraError(f"to_kjt needs torchrec ({error}): run `python -m recsys.install`") from None
         return KeyedJaggedTensor(
-            keys=list(self.features), values=self.values, weights=self.weights, offsets=self.full_offsets()
+            keys=list(self.features),
+            values=self.values,
+            weights=self.weights,
+            offsets=self.full_offsets(),
+            length_per_key=None if self.size else [0] * len(self.features),  # torchrec cannot tell for B = 0
         )
 
     @classmethod
@@ -144,11 +150,11 @@ Part = tuple[Tensor, Tensor | None, Tensor | None]
 
 
 def _lengths(part: Part) -> Tensor:
-    return torch.ones(part[0].numel(), dtype=torch.int64) if part[1] is None else part[1].long()
+    return torch.ones_like(part[0], dtype=torch.int64) if part[1] is None else part[1].long()
 
 
 def _weights(part: Part) -> Tensor:
-    return torch.ones(part[0].numel(), dtype=torch.float32) if part[2] is None else part[2]
+    return torch.ones_like(part[0], dtype=torch.float32) if part[2] is None else part[2]
 
 
 def _join(parts: Sequence[Part]) -> Part:
@@ -191,7 +197,7 @@ class Batch:
 
     def slice(self, start: int, stop: int) -> Batch:
         """The examples from `start` up to `stop`."""
-        return self.take(torch.arange(start, min(stop, len(self))))
+        return self.take(torch.arange(start, max(start, min(stop, len(self)))))
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch with its tensors on another device."""

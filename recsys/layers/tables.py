@@ -97,7 +97,7 @@ class EmbeddingTables(nn.Module):
     Args:
         features: Names of the features in a batch, in order.
         tables: Every table.
-        lookups: What is read; pooled look-ups of one dim lie side by side, in this order.
+        lookups: What is read; pooled look-ups of one dim lie side by side, in this order, the first one's dim first.
         dense: How many numbers come first in the network's input.
         collision_weights: One learnable scalar a row.
         std: Standard deviation of the rows at the start.
@@ -116,15 +116,18 @@ class EmbeddingTables(nn.Module):
         self.tables = {table.name: table for table in tables}
         self.lookups = tuple(lookups)
         self.position = {feature: f for f, feature in enumerate(features)}
-        self.dims = tuple(sorted({table.dim for table in tables}, reverse=True))
+        self.dims = tuple(dict.fromkeys(self.tables[lookup.table].dim for lookup in lookups))
         self.groups = nn.ModuleDict(
-            {str(d): _Group([t for t in tables if t.dim == d], collision_weights, std) for d in self.dims}
+            {
+                str(dim): _Group([t for t in tables if t.dim == dim], collision_weights, std)
+                for dim in dict.fromkeys(table.dim for table in tables)
+            }
         )
         self.layout = _layout(self._pooled(), {n.name: self.tables[n.table].dim for n in lookups}, self.lookups, dense)
 
     def _pooled(self) -> list[Lookup]:
         pooled = [lookup for lookup in self.lookups if lookup.pooling != "none"]
-        return sorted(pooled, key=lambda lookup: -self.tables[lookup.table].dim)
+        return sorted(pooled, key=lambda lookup: self.dims.index(self.tables[lookup.table].dim))
 
     def group(self, table: str) -> _Group:
         """The group that stores `table`."""
@@ -159,7 +162,7 @@ class EmbeddingTables(nn.Module):
         values = torch.cat([p[0] for p in picked])
         weights = torch.cat([_or_ones(p[2], p[0]) for p in picked]) if any(p[2] is not None for p in picked) else None
         bags = group(values, offsets, weights)
-        return bags.view(len(lookups), size, -1).transpose(0, 1).reshape(size, -1)
+        return bags.view(len(lookups), size, bags.shape[1]).transpose(0, 1).flatten(1)
 
     def _pick(self, lookup: Lookup, ids: JaggedIds) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """Storage rows, bag lengths (None: one each) and weights of one look-up."""
@@ -178,14 +181,14 @@ class EmbeddingTables(nn.Module):
     def _sequence(self, lookup: Lookup, ids: JaggedIds) -> tuple[Tensor, Tensor]:
         """(rows [B, L, dim], lengths [B]); L is the longest of the batch, at least 1; padding is zeros."""
         values, lengths, _ = ids.feature(self.position[lookup.feature])
-        rows = self._storage_rows(values, lookup.table)
+        rows = self.group(lookup.table).rows(self._storage_rows(values, lookup.table))
         if lengths is None:
-            return self.group(lookup.table).rows(rows).unsqueeze(1), torch.ones_like(values)
+            return rows.unsqueeze(1), torch.ones_like(values)
         steps = torch.arange(max(int(lengths.max()) if lengths.numel() else 0, 1), device=values.device)
         present = steps < lengths.unsqueeze(1)
-        padded = torch.full(present.shape, self.group(lookup.table).start[lookup.table], device=values.device)
-        padded[present] = rows
-        return self.group(lookup.table).rows(padded) * present.unsqueeze(2), lengths
+        padded = rows.new_zeros(*present.shape, rows.shape[1])
+        padded[present] = rows  # padding reads no row, so that no gradient touches row 0
+        return padded, lengths
 
     def table(self, name: str) -> tuple[Tensor, Tensor | None]:
         """Rows [rows, dim] of a table and its collision weights [rows, 1] or None; both are views."""

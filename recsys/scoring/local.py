@@ -69,7 +69,7 @@ def score_file(
     columns = list(dict.fromkeys([*checkpoint.encoder.schema.columns, *keep]))
     schema = pa.schema([types.field(name) for name in keep] + [pa.field(name, pa.float32()) for name in names])
     make_folder(target.parent)
-    bar = tqdm(total=rows, desc="score", unit=" rows", unit_scale=True, disable=not show)
+    bar = tqdm(total=rows, desc="score", unit=" rows", unit_scale=True, disable=None if show else True)
     with replacing(target) as temporary, bar, pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
         for table in tables(source, columns, batch_size):
             scores = checkpoint.predict(table, batch_size, counts).reshape(table.num_rows, -1)

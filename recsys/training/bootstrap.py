@@ -1,40 +1,51 @@
-"""Intervals of metrics: a percentile bootstrap that resamples users, because a user's rows are not independent."""
+"""How sure a metric is: percentile bootstrap intervals that resample users, not rows.
+
+The rows of one user are alike, so drawing rows one by one would make intervals too narrow. A replicate draws as many
+users as there are, with replacement, and takes each with all of its rows; it is held as a column of multiplicities,
+how often each user was drawn (Efron and Tibshirani 1993, "An Introduction to the Bootstrap", chapters 8 and 13; on
+drawing whole clusters: Cameron, Gelbach and Miller 2008). Without users each row is a cluster of its own.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor
 
-from recsys.training.metrics import check, log_loss_rows, user_aucs
+from recsys.errors import ConfigError
+from recsys.training.metrics import Columns, Kind, check, from_totals, measure, per_user_auc, row_terms, run_ends
 
-__all__ = ["Interval", "compare", "evaluate", "multiplicities", "replicate"]
+__all__ = [
+    "Interval",
+    "compare",
+    "evaluate",
+    "multiplicities",
+    "replicate_metrics",
+    "replicate_metrics_reference",
+]
 
-Kind = Literal["binary", "regression"]
-BLOCK_ELEMENTS = 4_000_000
-"""Most rows × replicates at a time: about 100 MB of temporaries."""
+_BLOCK = 2**22
+"""Multiplicities held at once (32 MiB), unless one replicate alone has more."""
+
+_TILE = 2**17
+"""Weights of rows × replicates that the sweep for AUC holds at once: 1 MiB, so that its few temporaries stay cached."""
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A metric and its interval; NaN where it is not defined."""
+    """A metric's value, or a difference of two, and the ends of its interval; nan where undefined."""
 
     value: float
     low: float
     high: float
 
     def to_json(self) -> dict[str, float | None]:
-        """Plain JSON values; what is not defined is null."""
-        return {name: v if math.isfinite(v) else None for name, v in vars(self).items()}
-
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> Self:
-        """What `to_json` wrote."""
-        return cls(*(math.nan if values[name] is None else float(values[name]) for name in ("value", "low", "high")))
+        """The three numbers by name; JSON knows no nan, so an undefined one is None."""
+        numbers = {"value": self.value, "low": self.low, "high": self.high}
+        return {name: number if math.isfinite(number) else None for name, number in numbers.items()}
 
 
 def evaluate(
@@ -47,24 +58,28 @@ def evaluate(
     seed: int = 0,
     level: float = 0.95,
 ) -> dict[str, Interval]:
-    """Every metric of a task with its interval.
+    """All metrics of a task with intervals: the quantiles (1 ∓ level) / 2 of each metric over the replicates.
+
+    Replicates in which a metric is undefined (one class was drawn) are left out of its quantiles. One cluster alone
+    says nothing about spread: its intervals are nan, as they are with no replicates.
 
     Args:
-        scores: [n] probabilities, or values of a regression task.
-        labels: [n].
-        groups: [n] int64 users to resample; None resamples rows.
-        kind: Of the task.
-        replicates: Of the bootstrap.
-        seed: Of its resamples.
-        level: Share of replicates between low and high.
+        scores: [n] predictions; probabilities when binary.
+        labels: [n] truths; within [0, 1] when binary.
+        groups: [n] integer ids of users; None resamples rows and leaves user_auc out.
+        kind: "binary": auc, log_loss, normalised_entropy, calibration, user_auc; "regression": rmse, mae.
+        replicates: How many resamples.
+        seed: Of the resamples, which draw from a generator of their own.
+        level: Share of resamples within the interval.
 
     Raises:
-        DataError: For no rows, lengths that differ, scores that are not finite, labels out of range.
+        ConfigError: When `kind`, `replicates` or `level` cannot be.
+        DataError: When columns are empty or of different lengths, or hold values they must not.
     """
-    check(scores, labels, groups, kind)
-    sample = _Sample.of(scores, labels, groups, kind)
-    values, drawn = _run([sample], replicates, seed)
-    return {name: _interval(values[0][name], drawn[0][name], level) for name in values[0]}
+    _check_options(replicates, level)
+    columns = check(scores, labels, groups=groups, kind=kind)
+    replicated = _replicate([columns], kind, replicates, seed)[0]
+    return {name: _interval(value, replicated.get(name), level) for name, value in measure(columns, kind).items()}
 
 
 def compare(
@@ -78,129 +93,181 @@ def compare(
     seed: int = 0,
     level: float = 0.95,
 ) -> dict[str, Interval]:
-    """Paired differences, metric of `scores` minus metric of `other`, on the same resamples.
+    """Paired differences, metric of `scores` minus metric of `other`, with intervals.
+
+    Both are measured on the same resamples, so what makes a resample easy or hard for both cancels, and an interval
+    that leaves out 0 says more than two intervals side by side.
+
+    Args:
+        scores: [n] predictions.
+        other: [n] predictions of another model for the same rows.
+        labels: [n] truths.
+        groups: [n] integer ids of users.
+        kind: Of the task; see `evaluate`.
+        replicates: How many resamples.
+        seed: Of the resamples; the same seed draws the same as in `evaluate`.
+        level: Share of resamples within the interval.
 
     Raises:
-        DataError: As `evaluate`.
+        ConfigError: When `kind`, `replicates` or `level` cannot be.
+        DataError: When columns are empty or of different lengths, or hold values they must not.
     """
-    check(scores, labels, groups, kind)
-    check(other, labels, groups, kind)
-    samples = [_Sample.of(s, labels, groups, kind) for s in (scores, other)]
-    values, drawn = _run(samples, replicates, seed)
-    return {
-        name: _interval(values[0][name] - values[1][name], drawn[0][name] - drawn[1][name], level)
-        for name in values[0]
-    }
+    _check_options(replicates, level)
+    pair = [check(column, labels, groups=groups, kind=kind) for column in (scores, other)]
+    ours, theirs = (measure(columns, kind) for columns in pair)
+    a, b = _replicate(pair, kind, replicates, seed)
+    differences = {name: a[name] - b[name] for name in a}
+    return {name: _interval(ours[name] - theirs[name], differences.get(name), level) for name in ours}
+
+
+def multiplicities(clusters: int, replicates: int, generator: torch.Generator) -> Tensor:
+    """How often each cluster is drawn in each replicate, [clusters, replicates] float64; columns sum to `clusters`.
+
+    Replicates are drawn one after the other, so blocks of any size draw the same.
+
+    Args:
+        clusters: C, how many to draw from and how many to draw.
+        replicates: R.
+        generator: Where the random numbers come from.
+    """
+    drawn = torch.empty(clusters, replicates, dtype=torch.float64)
+    for r in range(replicates):
+        drawn[:, r] = torch.bincount(torch.randint(clusters, (clusters,), generator=generator), minlength=clusters)
+    return drawn
+
+
+def replicate_metrics(columns: Columns, drawn: Tensor, kind: Kind = "binary") -> dict[str, Tensor]:
+    """Each metric in each replicate, [R], without copying a row: multiplicities weigh clusters' totals.
+
+    Args:
+        columns: From `check`, rows of weight one.
+        drawn: [C, R] multiplicities.
+        kind: Of the task.
+    """
+    return _Prepared.of(columns, kind).measure(drawn)
+
+
+def replicate_metrics_reference(columns: Columns, drawn: Tensor, kind: Kind = "binary") -> dict[str, Tensor]:
+    """The slow and obvious twin of `replicate_metrics`: copies the rows that each replicate drew, and measures them."""
+    metrics = []
+    for weights in drawn.t():
+        rows = torch.arange(len(columns.scores)).repeat_interleave(weights[_clusters(columns)].long())
+        groups = None if columns.groups is None else columns.groups[rows]
+        metrics.append(measure(check(columns.scores[rows], columns.labels[rows], groups=groups, kind=kind), kind))
+    return {name: torch.tensor([m[name] for m in metrics], dtype=torch.float64) for name in metrics[0]}
 
 
 @dataclass(frozen=True)
-class _Sample:
-    """What a replicate needs: sums per cluster for all metrics that are ratios of sums, and rows in order for AUC.
-
-    Attributes:
-        sums: [G, k] sums of each cluster's rows.
-        order: [n] clusters of the rows in order of score; None for a regression task.
-        labels: [n] in that order.
-        first, last: [n] where the run of equal scores that a row belongs to begins, and the row after its end.
-    """
+class _Prepared:
+    """What does not change from replicate to replicate."""
 
     kind: Kind
-    sums: Tensor
-    order: Tensor | None = None
-    labels: Tensor | None = None
-    first: Tensor | None = None
-    last: Tensor | None = None
-    grouped: bool = False
+    totals: dict[str, Tensor]
+    """Name of a row's term -> [C] its sum over the cluster's rows."""
+    ranked: _Ranked | None
+    """None for a task without AUC."""
 
-    @classmethod
-    def of(cls, scores: Tensor, labels: Tensor, groups: Tensor | None, kind: Kind) -> Self:
-        s, y = scores.detach().double(), labels.detach().double()
-        users = torch.arange(len(s)) if groups is None else torch.unique(groups, return_inverse=True)[1]
-        if kind == "regression":
-            columns = [torch.ones_like(s), (s - y).square(), (s - y).abs()]
-            return cls(kind, _per_cluster(columns, users))
-        columns = [torch.ones_like(s), log_loss_rows(s, y), s, y]
-        sums = _per_cluster(columns, users)
-        if groups is not None:
-            values, rows = user_aucs(s, y, users)
-            known = (~values.isnan()).double()
-            sums = torch.cat([sums, torch.stack([values.nan_to_num() * rows, rows * known], dim=1)], dim=1)
-        order = s.argsort()
-        _, counts = torch.unique_consecutive(s[order], return_counts=True)
-        ends = counts.cumsum(0)
-        last = torch.repeat_interleave(ends, counts)
-        first = torch.repeat_interleave(ends - counts, counts)
-        return cls(kind, sums, users[order], y[order], first, last, groups is not None)
+    @staticmethod
+    def of(columns: Columns, kind: Kind) -> _Prepared:
+        clusters = _clusters(columns)
+        totals = {n: torch.bincount(clusters, weights=term) for n, term in row_terms(columns, kind).items()}
+        if kind == "binary" and columns.groups is not None:
+            values, rows = per_user_auc(columns)
+            defined = ~values.isnan()
+            totals["user_auc"] = torch.where(defined, values * rows, 0.0)
+            totals["user_rows"] = torch.where(defined, rows, 0.0)
+        return _Prepared(kind, totals, _Ranked.of(columns, clusters) if kind == "binary" else None)
 
-
-def _per_cluster(columns: list[Tensor], users: Tensor) -> Tensor:
-    rows = torch.stack(columns, dim=1)
-    return torch.zeros(int(users.max()) + 1, rows.shape[1], dtype=torch.float64).index_add_(0, users, rows)
+    def measure(self, drawn: Tensor) -> dict[str, Tensor]:
+        """[C, R] multiplicities -> metric -> [R]."""
+        totals = dict(zip(self.totals, torch.stack(list(self.totals.values())) @ drawn, strict=True))
+        metrics = from_totals(totals, self.kind)
+        if self.ranked is not None:
+            metrics["auc"] = self.ranked.auc(drawn)
+        if "user_auc" in totals:
+            metrics["user_auc"] = totals["user_auc"] / totals["user_rows"]
+        return metrics
 
 
-def replicate(sample: _Sample, counts: Tensor) -> dict[str, Tensor]:
-    """Every metric of R resamples at once.
+@dataclass(frozen=True)
+class _Ranked:
+    """Rows in ascending order of their scores: what AUC needs to know of them."""
 
-    Args:
-        sample: The rows.
-        counts: [R, G] float64, how often each cluster was drawn.
+    clusters: Tensor
+    """[n] int64."""
+    labels: Tensor
+    """[n, 1]."""
+    ends: Tensor
+    """[runs] int64, the last row of each run of tied scores."""
 
-    Returns:
-        Metric name -> [R].
-    """
-    sums = counts @ sample.sums
-    if sample.kind == "regression":
-        return {"rmse": (sums[:, 1] / sums[:, 0]).sqrt(), "mae": sums[:, 2] / sums[:, 0]}
-    rate, loss = sums[:, 3] / sums[:, 0], sums[:, 1] / sums[:, 0]
-    metrics = {"auc": _aucs(sample, counts), "log_loss": loss, "normalised_entropy": loss / log_loss_rows(rate, rate)}
-    if sample.grouped:
-        metrics["user_auc"] = sums[:, 4] / sums[:, 5]
-    return metrics | {"calibration": sums[:, 2] / sums[:, 3]}
+    @staticmethod
+    def of(columns: Columns, clusters: Tensor) -> _Ranked:
+        order = columns.scores.argsort(stable=True)
+        labels = columns.labels[order].unsqueeze(1)
+        return _Ranked(clusters[order], labels, run_ends(columns.scores[order]))
+
+    def auc(self, drawn: Tensor) -> Tensor:
+        """[C, R] multiplicities -> [R]; sweeps the rows once, tile by tile, all replicates side by side.
+
+        The area under the curve (positives so far, negatives so far) at the ends of tied runs, as in `per_user_auc`.
+        A tile carries on from where the one before it stopped, within a tied run or not.
+        """
+        area = drawn.new_zeros(drawn.shape[1])
+        positive = negative = drawn.new_zeros(1, drawn.shape[1])  # all rows so far
+        corner = (positive, negative)  # the rows up to the last end of a run
+        for start, stop, ends in self._tiles(max(1, _TILE // drawn.shape[1])):
+            weights = drawn.index_select(0, self.clusters[start:stop])
+            hits = weights * self.labels[start:stop]
+            positives = hits.cumsum(0).add_(positive)
+            negatives = weights.sub_(hits).cumsum(0).add_(negative)
+            x = torch.cat([corner[0], positives.index_select(0, ends)])
+            y = torch.cat([corner[1], negatives.index_select(0, ends)])
+            area += torch.trapezoid(y, x, dim=0)
+            positive, negative, corner = positives[-1:], negatives[-1:], (x[-1:], y[-1:])
+        return area / (positive * negative).squeeze(0)
+
+    def _tiles(self, size: int) -> Iterator[tuple[int, int, Tensor]]:
+        """Start, stop and the ends of runs within, counted from the start."""
+        n = len(self.clusters)
+        starts = torch.arange(0, n + size, size)
+        bounds = torch.searchsorted(self.ends, starts).tolist()
+        for tile, start in enumerate(range(0, n, size)):
+            yield start, min(start + size, n), self.ends[bounds[tile] : bounds[tile + 1]] - start
 
 
-def _aucs(sample: _Sample, counts: Tensor) -> Tensor:
-    """[R] AUC with row weights, from the negatives cumulated in order of score."""
-    assert sample.order is not None
-    assert sample.labels is not None
-    assert sample.first is not None
-    assert sample.last is not None
-    weights = counts[:, sample.order]
-    negatives = torch.nn.functional.pad((weights * (1 - sample.labels)).cumsum(1), (1, 0))
-    positive = torch.nonzero(sample.labels).squeeze(1)
-    gained = weights[:, positive] * sample.labels[positive]
-    below = negatives[:, sample.first[positive]] + negatives[:, sample.last[positive]]
-    return 0.5 * (gained * below).sum(1) / (gained.sum(1) * negatives[:, -1])
-
-
-def multiplicities(clusters: int, replicates: int, rows: int, seed: int) -> Iterator[Tensor]:
-    """Blocks [R, G] of how often each of G clusters is drawn when G are drawn with replacement."""
+def _replicate(models: list[Columns], kind: Kind, replicates: int, seed: int) -> list[dict[str, Tensor]]:
+    """For each model, each metric in each replicate, [replicates]; all models see the same resamples."""
+    prepared = [_Prepared.of(columns, kind) for columns in models]
+    clusters = int(_clusters(models[0]).max()) + 1
     generator = torch.Generator().manual_seed(seed)
-    block = max(1, min(replicates, BLOCK_ELEMENTS // max(rows, 1)))
-    for start in range(0, replicates, block):
-        size = min(block, replicates - start)
-        drawn = torch.randint(clusters, (size, clusters), generator=generator)
-        counts = torch.zeros(size, clusters, dtype=torch.float64)
-        yield counts.scatter_add_(1, drawn, torch.ones(1, dtype=torch.float64).expand(size, clusters))
+    size = max(1, _BLOCK // clusters)
+    parts: list[list[dict[str, Tensor]]] = [[] for _ in models]
+    for start in range(0, replicates if clusters > 1 else 0, size):
+        drawn = multiplicities(clusters, min(size, replicates - start), generator)
+        for model, blocks in zip(prepared, parts, strict=True):
+            blocks.append(model.measure(drawn))
+    return [_joined(blocks) for blocks in parts]
 
 
-def _run(samples: list[_Sample], replicates: int, seed: int) -> tuple[list[dict[str, Tensor]], list[dict[str, Tensor]]]:
-    """Metrics of the rows themselves, and of every replicate, for each of the samples on the same resamples."""
-    clusters = len(samples[0].sums)
-    rows = clusters if samples[0].order is None else len(samples[0].order)
-    values = [replicate(sample, torch.ones(1, clusters, dtype=torch.float64)) for sample in samples]
-    parts: list[list[dict[str, Tensor]]] = [[] for _ in samples]
-    for counts in multiplicities(clusters, replicates, rows, seed):
-        for part, sample in zip(parts, samples, strict=True):
-            part.append(replicate(sample, counts))
-    drawn = [{name: torch.cat([p[name] for p in part]) for name in values[0]} for part in parts]
-    return values, drawn
+def _joined(blocks: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    return {name: torch.cat([block[name] for block in blocks]) for name in blocks[0]} if blocks else {}
 
 
-def _interval(value: Tensor, drawn: Tensor, level: float) -> Interval:
-    """Percentiles of the replicates in which the metric is defined."""
-    known = drawn[~drawn.isnan()]
-    if value.isnan().any() or not len(known):
-        return Interval(float(value), math.nan, math.nan)
-    tail = (1 - level) / 2
-    low, high = torch.quantile(known, torch.tensor([tail, 1 - tail], dtype=torch.float64)).tolist()
-    return Interval(float(value), low, high)
+def _interval(value: float, replicated: Tensor | None, level: float) -> Interval:
+    if replicated is None:
+        return Interval(value, math.nan, math.nan)
+    tails = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)
+    low, high = torch.nanquantile(replicated, tails).tolist()
+    return Interval(value, low, high)
+
+
+def _clusters(columns: Columns) -> Tensor:
+    """[n] codes of the clusters: users, or else the rows themselves."""
+    return torch.arange(len(columns.scores)) if columns.groups is None else columns.groups
+
+
+def _check_options(replicates: int, level: float) -> None:
+    if replicates < 0:
+        raise ConfigError(f"expected replicates of at least 0, got {replicates}")
+    if not 0 < level < 1:
+        raise ConfigError(f"expected a level between 0 and 1, such as 0.95, got {level}")

@@ -12,8 +12,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from recsys.training.bootstrap import Interval
-
 __all__ = ["calibration_curve", "compare_models"]
 
 
@@ -34,7 +32,7 @@ def calibration_curve(scores: Tensor, labels: Tensor, bins: int = 10) -> tuple[T
 
 def compare_models(
     histories: Mapping[str, Sequence[Mapping[str, Any]]],
-    metrics: Mapping[str, Mapping[str, Interval]],
+    metrics: Mapping[str, Mapping[str, Mapping[str, float]]],
     scores: Mapping[str, Tensor],
     labels: Tensor,
     title: str,
@@ -69,10 +67,10 @@ def compare_models(
     return figure
 
 
-def _auc_intervals(axes: Axes, metrics: Mapping[str, Mapping[str, Interval]], colours: Mapping[str, str]) -> None:
+def _auc_intervals(axes: Axes, metrics: Mapping[str, Mapping[str, Mapping[str, float]]], colours: Mapping[str, str]) -> None:
     for row, (name, values) in enumerate(metrics.items()):
         auc = values["auc"]
-        axes.errorbar(auc.value, row, xerr=[[auc.value - auc.low], [auc.high - auc.value]], fmt="o", capsize=4,
-                      color=colours[name])  # fmt: skip
+        value, low, high = auc["value"], auc["low"], auc["high"]
+        axes.errorbar(value, row, xerr=[[value - low], [high - value]], fmt="o", capsize=4, color=colours[name])
     axes.set(title="test AUC, 95 % interval", xlabel="AUC", yticks=range(len(metrics)), yticklabels=list(metrics))
     axes.invert_yaxis()

@@ -24,7 +24,7 @@ from recsys.training.bootstrap import Interval, compare, evaluate
 from recsys.training.recipe import DataConfig, Recipe
 from recsys.training.trainer import Progress, Trainer, predict
 
-__all__ = ["Metrics", "against", "encode_all", "evaluate_on", "train"]
+__all__ = ["Metrics", "against", "encode_all", "evaluate_on", "plain", "train"]
 
 Metrics = dict[str, Any]
 """Metric name -> `Interval`; with several tasks, task name -> such a dict."""
@@ -74,7 +74,7 @@ def train(
     )
     progress = trainer.fit(show)
     checkpoint = Checkpoint(recipe.model, model, encoder, training=_account(recipe, progress))
-    checkpoint.metrics = {"valid": _plain(_measure(checkpoint, valid_data))}
+    checkpoint.metrics = {"valid": plain(_measure(checkpoint, valid_data))}
     if out is not None:
         save(checkpoint, out, overwrite=True)
         shutil.rmtree(out / "training", ignore_errors=True)
@@ -192,5 +192,6 @@ def _unnest(per_task: dict[str, dict[str, Interval]]) -> Metrics:
     return next(iter(per_task.values())) if len(per_task) == 1 else dict(per_task)  # type: ignore[return-value]
 
 
-def _plain(metrics: Metrics) -> dict[str, Any]:
-    return {name: m.to_json() if isinstance(m, Interval) else _plain(m) for name, m in metrics.items()}
+def plain(metrics: Metrics) -> dict[str, Any]:
+    """Metrics as plain JSON values."""
+    return {name: m.to_json() if isinstance(m, Interval) else plain(m) for name, m in metrics.items()}

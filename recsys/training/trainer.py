@@ -130,7 +130,7 @@ class Trainer:
         order = torch.randperm(n, generator=torch.Generator().manual_seed(config.seed * 100_003 + progress.epoch))
         starts = range(0, n, config.batch_size)
         bar = tqdm(total=n, initial=min(progress.step * config.batch_size, n), desc=f"epoch {progress.epoch + 1}",
-                   unit=" rows", unit_scale=True, leave=False, disable=not show)  # fmt: skip
+                   unit=" rows", unit_scale=True, leave=False, disable=None if show else True)  # fmt: skip
         saved = begun = time.monotonic()
         self.model.train()
         with bar:
