@@ -80,8 +80,7 @@ class JaggedIds:
 
     def to(self, device: torch.device | str) -> JaggedIds:
         """The same ids on another device."""
-        move = lambda t: None if t is None else t.to(device)  # noqa: E731
-        return replace(self, values=self.values.to(device), offsets=move(self.offsets), weights=move(self.weights))
+        return replace(self, values=self.values.to(device), offsets=_moved(self.offsets, device), weights=_moved(self.weights, device))
 
     @classmethod
     def concat(cls, parts: Sequence[JaggedIds]) -> JaggedIds:
@@ -201,9 +200,12 @@ class Batch:
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch with its tensors on another device."""
-        move = lambda t: None if t is None else t.to(device)  # noqa: E731
         return replace(
-            self, dense=self.dense.to(device), ids=self.ids.to(device), labels=move(self.labels), groups=move(self.groups)
+            self,
+            dense=self.dense.to(device),
+            ids=self.ids.to(device),
+            labels=_moved(self.labels, device),
+            groups=_moved(self.groups, device),
         )
 
     @classmethod
@@ -217,6 +219,10 @@ class Batch:
             labels=_cat([part.labels for part in parts]),
             groups=_cat([part.groups for part in parts]),
         )
+
+
+def _moved(tensor: Tensor | None, device: torch.device | str) -> Tensor | None:
+    return None if tensor is None else tensor.to(device)
 
 
 def _cat(parts: Sequence[Tensor | None]) -> Tensor | None:

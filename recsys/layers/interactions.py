@@ -33,11 +33,7 @@ class CrossNetwork(nn.Module):
 
 
 def _cross_product(width: int, rank: int | None) -> nn.Module:
-    layers = (
-        [nn.Linear(width, width)]
-        if rank is None
-        else [nn.Linear(width, rank, bias=False), nn.Linear(rank, width)]
-    )
+    layers = [nn.Linear(width, width)] if rank is None else [nn.Linear(width, rank, bias=False), nn.Linear(rank, width)]
     for layer in layers:
         nn.init.xavier_uniform_(layer.weight)
         if layer.bias is not None:

@@ -47,7 +47,7 @@ class InputLayout:
     def stack(self, x: Tensor, names: Sequence[str]) -> Tensor:
         """[B, F, d]: the embeddings of look-ups that lie side by side and have one dim, without a copy."""
         first, last = self.slices[names[0]], self.slices[names[-1]]
-        return x[:, first.start : last.stop].unflatten(1, (len(names), -1))
+        return x[:, first.start : last.stop].view(x.shape[0], len(names), first.stop - first.start)
 
 
 class _Group(nn.Module):
@@ -161,7 +161,7 @@ class EmbeddingTables(nn.Module):
         offsets = lengths.cumsum(0) - lengths
         values = torch.cat([p[0] for p in picked])
         weights = torch.cat([_or_ones(p[2], p[0]) for p in picked]) if any(p[2] is not None for p in picked) else None
-        bags = group(values, offsets, weights)
+        bags: Tensor = group(values, offsets, weights)
         return bags.view(len(lookups), size, bags.shape[1]).transpose(0, 1).flatten(1)
 
     def _pick(self, lookup: Lookup, ids: JaggedIds) -> tuple[Tensor, Tensor | None, Tensor | None]:

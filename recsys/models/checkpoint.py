@@ -30,6 +30,7 @@ from recsys.errors import CheckpointError, ConfigError, DataError
 from recsys.files import make_folder, read_json, replacing, sha256, write_json, write_text
 from recsys.models.base import ModelConfig, RankingModel
 from recsys.models.registry import AnyModelConfig, build
+from recsys.threads import suited_threads
 
 __all__ = ["Checkpoint", "is_checkpoint", "load", "save"]
 
@@ -85,10 +86,11 @@ class Checkpoint:
             DataError: When a column is absent or mistyped.
         """
         self.model.eval()
-        parts = [
-            self.model.predict(self.encoder.encode(table, labels=False, counts=counts)).numpy()
-            for table in tables(rows, self.encoder.schema.columns, batch_size)
-        ]
+        with suited_threads(self.model, batch_size):
+            parts = [
+                self.model.predict(self.encoder.encode(table, labels=False, counts=counts)).numpy()
+                for table in tables(rows, self.encoder.schema.columns, batch_size)
+            ]
         tasks = len(self.encoder.schema.labels)
         scores = np.concatenate(parts) if parts else np.zeros((0, tasks), dtype=np.float32)
         return scores[:, 0] if tasks == 1 else scores

@@ -30,8 +30,9 @@ __all__ = [
 _BLOCK = 2**22
 """Multiplicities held at once (32 MiB), unless one replicate alone has more."""
 
-_TILE = 2**17
-"""Weights of rows × replicates that the sweep for AUC holds at once: 1 MiB, so that its few temporaries stay cached."""
+_TILE = 2**14
+"""Weights of rows × replicates that the sweep for AUC holds at once: its temporaries stay in cache, and are too small
+for torch to spread over threads, whose waiting for each other cost six times the work on a busy machine."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,8 @@ def evaluate(
     """All metrics of a task with intervals: the quantiles (1 ∓ level) / 2 of each metric over the replicates.
 
     Replicates in which a metric is undefined (one class was drawn) are left out of its quantiles. One cluster alone
-    says nothing about spread: its intervals are nan, as they are with no replicates.
+    says nothing about spread: its intervals are nan, as they are with no replicates. Memory: some 180 bytes a row,
+    however many replicates, plus blocks of at most 100 MiB, or 24 bytes a cluster if that is more.
 
     Args:
         scores: [n] predictions; probabilities when binary.

@@ -18,6 +18,7 @@ from recsys.data.batch import Batch
 from recsys.data.encoder import Task
 from recsys.errors import ConfigError, DataError
 from recsys.models.base import RankingModel
+from recsys.threads import suited_threads
 from recsys.training.metrics import auc, log_loss, rmse
 from recsys.training.recipe import TrainingConfig
 from recsys.training.state import load_state, save_state
@@ -68,7 +69,8 @@ def predict(model: RankingModel, data: Batch, batch_size: int = 8192) -> Tensor:
     """[n, tasks] predictions in evaluation mode; the model's mode is put back."""
     was_training = model.training
     model.eval()
-    parts = [model.predict(data.slice(start, start + batch_size)) for start in range(0, len(data), batch_size)]
+    with suited_threads(model, min(batch_size, len(data))):
+        parts = [model.predict(data.slice(start, start + batch_size)) for start in range(0, len(data), batch_size)]
     model.train(was_training)
     return torch.cat(parts) if parts else torch.zeros(0, len(model.inputs.tasks))
 
@@ -113,7 +115,8 @@ class Trainer:
         Args:
             show: A progress bar on standard error.
         """
-        with torch.random.fork_rng(devices=[]):
+        rows = min(self.config.batch_size, len(self.train_data))
+        with torch.random.fork_rng(devices=[]), suited_threads(self.model, rows, passes=3):
             torch.manual_seed(self.config.seed)
             self._resume()
             while not self.progress.finished:

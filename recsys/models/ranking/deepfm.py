@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from recsys.data.encoder import Inputs
+from recsys.errors import SchemaError
 from recsys.layers.interactions import factorisation_machine
 from recsys.layers.mlp import MLP
 from recsys.models.base import ModelConfig, RankingModel, Sequences, build_tables
@@ -25,9 +26,15 @@ class DeepFMConfig(ModelConfig):
 
 
 class DeepFM(RankingModel):
-    """``logit = first order + Σ_{i<j} ⟨e_i, e_j⟩ + MLP(x)`` (arXiv 1703.04247); tasks share the pairs, scaled each."""
+    """``logit = first order + Σ_{i<j} ⟨e_i, e_j⟩ + MLP(x)`` (arXiv 1703.04247); tasks share the pairs, scaled each.
+
+    Raises:
+        SchemaError: When the data has no id feature.
+    """
 
     def __init__(self, inputs: Inputs, config: DeepFMConfig) -> None:
+        if not inputs.ids:
+            raise SchemaError("deepfm needs an id feature; for numbers alone take dcn2, dcnv2 or lr")
         super().__init__(inputs, build_tables(inputs, config, first_order=True))
         tasks = len(inputs.tasks)
         self.first = FirstOrder(self.layout, len(inputs.dense), tasks)

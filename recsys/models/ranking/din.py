@@ -46,15 +46,15 @@ class DIN(RankingModel):
                 "to attend from it"
             )
         dim = config.embedding_dim
-        self.attention = nn.ModuleDict({name: TargetAttention(dim, config.attention_hidden) for name in self.target})
+        self.attention = nn.ModuleList(TargetAttention(dim, config.attention_hidden) for _ in self.target)
         width = self.layout.width + dim * len(self.target)
         self.mlp = MLP(width, config.hidden, len(inputs.tasks), config.dropout)
 
     def network(self, x: Tensor, sequences: Sequences) -> Tensor:
         """Logits [B, tasks]."""
         parts = [x]
-        for name, target in self.target.items():
+        for attention, (name, target) in zip(self.attention, self.target.items(), strict=True):
             rows, lengths = sequences[name]
-            parts.append(self.attention[name](x[:, self.layout.slices[str(target)]], rows, lengths))
+            parts.append(attention(x[:, self.layout.slices[str(target)]], rows, lengths))
         logits: Tensor = self.mlp(torch.cat(parts, dim=1))
         return logits

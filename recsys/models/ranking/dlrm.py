@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from recsys.data.encoder import Inputs
+from recsys.errors import SchemaError
 from recsys.layers.interactions import pairwise_dots
 from recsys.layers.mlp import MLP
 from recsys.models.base import ModelConfig, RankingModel, Sequences, build_tables
@@ -26,11 +27,17 @@ class DLRMConfig(ModelConfig):
 
 
 class DLRM(RankingModel):
-    """``logit = MLP([z, ⟨e_i, e_j⟩ for i < j])``, z = MLP(numbers) being one of the embeddings (arXiv 1906.00091)."""
+    """``logit = MLP([z, ⟨e_i, e_j⟩ for i < j])``, z = MLP(numbers) being one of the embeddings (arXiv 1906.00091).
+
+    Raises:
+        SchemaError: When there are no two vectors to multiply.
+    """
 
     pairs: Tensor
 
     def __init__(self, inputs: Inputs, config: DLRMConfig) -> None:
+        if len(inputs.ids) + bool(inputs.dense) < 2:
+            raise SchemaError("dlrm needs two id features, or one and a number, to take a dot product of")
         super().__init__(inputs, build_tables(inputs, config))
         numbers, dim = len(inputs.dense), config.embedding_dim
         self.bottom = MLP(numbers, (*config.bottom, dim), None) if numbers else None
@@ -41,11 +48,9 @@ class DLRM(RankingModel):
 
     def network(self, x: Tensor, sequences: Sequences) -> Tensor:
         """Logits [B, tasks]."""
-        embeddings = self.layout.stack(x, self.fields)
-        if self.bottom is None:
-            logits: Tensor = self.top(pairwise_dots(embeddings, self.pairs))
-            return logits
-        dense = self.bottom(x[:, self.layout.dense])
-        dots = pairwise_dots(torch.cat([dense.unsqueeze(1), embeddings], dim=1), self.pairs)
-        logits = self.top(torch.cat([dense, dots], dim=1))
+        vectors, parts = self.layout.stack(x, self.fields), []
+        if self.bottom is not None:
+            dense = self.bottom(x[:, self.layout.dense])
+            vectors, parts = torch.cat([dense.unsqueeze(1), vectors], dim=1), [dense]
+        logits: Tensor = self.top(torch.cat([*parts, pairwise_dots(vectors, self.pairs)], dim=1))
         return logits

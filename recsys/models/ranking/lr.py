@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from recsys.data.encoder import Inputs
@@ -31,16 +33,15 @@ class FirstOrder(nn.Module):
     def __init__(self, layout: InputLayout, numbers: int, tasks: int) -> None:
         super().__init__()
         own = [part for name, part in layout.slices.items() if name.endswith(FIRST_ORDER)]
-        self.part, self.tasks, self.numbers = slice(own[0].start, own[-1].stop), tasks, numbers
-        self.linear = nn.Linear(numbers, tasks)
-        nn.init.zeros_(self.linear.weight)
-        nn.init.zeros_(self.linear.bias)
+        self.part = slice(own[0].start, own[-1].stop) if own else slice(0, 0)
+        self.terms, self.tasks, self.numbers = len(own), tasks, numbers
+        self.weight = nn.Parameter(torch.zeros(tasks, numbers))
+        self.bias = nn.Parameter(torch.zeros(tasks))
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, width] -> [B, tasks]."""
-        ids = x[:, self.part].unflatten(1, (-1, self.tasks)).sum(dim=1)
-        dense: Tensor = self.linear(x[:, : self.numbers])
-        return ids + dense
+        ids = x[:, self.part].view(x.shape[0], self.terms, self.tasks).sum(dim=1)
+        return ids + F.linear(x[:, : self.numbers], self.weight, self.bias)
 
 
 class LR(RankingModel):

@@ -1,0 +1,40 @@
+"""How many threads a step is worth.
+
+Every parallel region of torch waits for its slowest thread. On a busy machine that costs up to a scheduler's quantum
+(8 ms measured), so a small step is faster on one thread: 44,000 rows/s against 2,000 on two shared cores, training
+DCN² in batches of 512.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+import torch
+from torch import nn
+
+__all__ = ["WORTH_FLOPS", "network_flops", "suited_threads"]
+
+WORTH_FLOPS = 5e9
+"""Floating-point operations of a step, about 25 ms of one core, from which on it is worth all threads."""
+
+
+def network_flops(model: nn.Module, rows: int, passes: int) -> float:
+    """``2 · passes · rows · Σ rows·columns`` of the model's linear layers; forward and backward are three passes."""
+    weights = sum(layer.weight.numel() for layer in model.modules() if isinstance(layer, nn.Linear))
+    return 2.0 * passes * rows * weights
+
+
+@contextlib.contextmanager
+def suited_threads(model: nn.Module, rows: int, passes: int = 1) -> Iterator[int]:
+    """Within it torch uses one thread if a step is small, and as many as before if it is not.
+
+    It depends on the model and the batch alone, so that the same training rounds in the same way every time.
+    """
+    before = torch.get_num_threads()
+    chosen = before if network_flops(model, rows, passes) >= WORTH_FLOPS else 1
+    torch.set_num_threads(chosen)
+    try:
+        yield chosen
+    finally:
+        torch.set_num_threads(before)
