@@ -195,7 +195,7 @@ class Trainer:
         if self.model.inputs.tasks[0].kind == "regression":
             error = float(rmse(scores, labels))
             return {"rmse": error}, -error
-        metrics = {"auc": float(auc(scores, labels.round())), "log_loss": float(log_loss(scores, labels))}
+        metrics = {"auc": float(auc(scores, labels)), "log_loss": float(log_loss(scores, labels))}
         watched = metrics["auc"] if self.config.monitor == "auc" else -metrics["log_loss"]
         if math.isnan(watched):
             raise DataError("the validation rows hold one class only, so AUC says nothing; set monitor = \"log_loss\"")
