@@ -71,10 +71,12 @@ def _problem(cls: type[BaseModel], item: dict[str, Any]) -> str:
 
 
 def _fields_at(cls: type[BaseModel], path: list[Any]) -> list[str]:
-    """Field names of the model found by walking `path` from `cls`; tags of unions and indices of lists are walked through."""
+    """Field names of the model that `path` leads to from `cls`; a union's tag or a list's index leads to itself."""
     models: list[type[BaseModel]] = [cls]
     for part in path:
-        inner = [m for model in models if part in model.model_fields for m in _models_in(model.model_fields[part].annotation)]
+        inner = [
+            m for model in models if part in model.model_fields for m in _models_in(model.model_fields[part].annotation)
+        ]
         if inner:
             models = inner
         else:

@@ -1,7 +1,7 @@
 """Our recipes beside a DCNv2 of FuxiCTR's layers on MovieLens-100K: the same rows, dims, seeds and most epochs.
 
-    python scripts/peer_fuxictr.py SPLITS PEER          # in a venv with fuxictr; SPLITS as `recsys data fetch` prints it
-    python scripts/compare_movielens.py PEER            # in recsys's
+    python scripts/peer_fuxictr.py SPLITS PEER     # in a venv with fuxictr; `recsys data fetch` prints SPLITS
+    python scripts/compare_movielens.py PEER       # in recsys's
 
 Prints the test AUC of every seed, and the paired difference of the means over seeds, with a 95 % interval from a
 bootstrap over users: what is resampled are the users; the models of all seeds see the same resamples.
@@ -13,6 +13,7 @@ import argparse
 import json
 import statistics
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import torch
@@ -41,7 +42,7 @@ def main() -> None:
         results[name] = [_scores(name, seed) for seed in range(len(files))]
     labels, groups = _truth()
     replicated = {name: _mean_auc(scores, labels, groups, args.replicates) for name, scores in results.items()}
-    rows = []
+    rows: list[dict[str, Any]] = []
     for name, scores in results.items():
         values = [float(auc(s, labels)) for s in scores]
         row = {"model": name, "auc": values, "mean": statistics.mean(values), "std": statistics.stdev(values)}
@@ -79,7 +80,7 @@ def _truth() -> tuple[Tensor, Tensor]:
 def _mean_auc(scores: list[Tensor], labels: Tensor, groups: Tensor, replicates: int) -> Tensor:
     """[R] mean AUC over seeds in every replicate; equal generators draw equal resamples."""
     columns = [check(s, labels, groups=groups) for s in scores]
-    drawn = multiplicities(len(groups.unique()), replicates, torch.Generator().manual_seed(0))
+    drawn = multiplicities(len(torch.unique(groups)), replicates, torch.Generator().manual_seed(0))
     return torch.stack([replicate_metrics(c, drawn)["auc"] for c in columns]).mean(dim=0)
 
 

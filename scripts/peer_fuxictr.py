@@ -87,8 +87,8 @@ def main() -> None:
     args = parser.parse_args()
     logging.disable(logging.CRITICAL)
     args.out.mkdir(parents=True, exist_ok=True)
-    feature_map, data = encode({split: pq.read_table(args.splits / f"{split}.parquet") for split in ("train", "valid", "test")},
-                               args.dim)  # fmt: skip
+    tables = {split: pq.read_table(args.splits / f"{split}.parquet") for split in ("train", "valid", "test")}
+    feature_map, data = encode(tables, args.dim)
     grid = [(reg, dropout) for reg in (0.0, 1e-5, 1e-4, 1e-3, 1e-2) for dropout in (0.0, 0.2)]
     tried = {choice: train(feature_map, data, args, 0, *choice)[1] for choice in grid}
     for choice, auc in tried.items():

@@ -77,11 +77,11 @@ def call(command: Callable[..., Result], argv: Sequence[str], prog: str) -> Resu
         if not stop.code:
             raise
         raise UsageError(_one_line(said.getvalue())) from None
-    return parsed()  # type: ignore[operator, no-any-return]
+    return parsed()
 
 
 def _one_line(box: str) -> str:
-    """tyro's framed message as a sentence, without its frame and the pointer to --help."""
+    """Tyro's framed message as a sentence, without its frame and the pointer to --help."""
     lines = [re.sub(r"[╭╮╰╯│─]+", " ", line).strip() for line in box.splitlines()]
     text = re.sub(r"\s+", " ", " ".join(lines[1:])).strip()
     return re.sub(r"For full helptext,? run:? ?(.*)$", r"(\1)", text)

@@ -14,10 +14,12 @@ from torch import Tensor
 from recsys.cli.app import Result, call
 from recsys.cli.show import console, interval
 from recsys.config import override
+from recsys.data.batch import Batch
 from recsys.data.sources import Source, fetch
 from recsys.errors import DataError
 from recsys.models.checkpoint import Checkpoint
 from recsys.scoring.local import score_file
+from recsys.training.bootstrap import compare
 from recsys.training.figures import compare_models
 from recsys.training.recipe import find_recipe
 from recsys.training.run import encode_all, evaluate_on, plain, train
@@ -38,6 +40,7 @@ class _Arm:
     checkpoint: Checkpoint
     history: list[dict[str, Any]]
     metrics: dict[str, Any]
+    rows: Batch
     scores: Tensor
 
 
@@ -59,8 +62,9 @@ def command(
     for name in MODELS:
         screen.print(f"training {name} …")
         arms[name] = _train(name, data, out / name, epochs)
-    labels = encode_all(arms["dcn2"].checkpoint.encoder, data.test).labels
+    labels = arms["dcn2"].rows.labels
     assert labels is not None
+    beaten = _paired_auc(arms)
     figure = compare_models(
         {name: arm.history for name, arm in arms.items()},
         {name: arm.metrics for name, arm in arms.items()},
@@ -72,7 +76,7 @@ def command(
     group = arms["dcn2"].checkpoint.encoder.schema.group
     keep = [name for name in (group, "item") if group and name]
     scored = score_file(arms["dcn2"].checkpoint, data.test, out / "scored.parquet", keep)
-    screen.print(_table(arms, data))
+    screen.print(_table(arms, beaten, data))
     screen.print(f"figure   {out / 'comparison.png'}")
     screen.print(f"scores   {out / 'scored.parquet'} ({scored.rows:,} rows, {scored.rows_per_second:,.0f} rows/s)")
     screen.print("\nnext:")
@@ -80,7 +84,7 @@ def command(
         screen.print(f"  {line}")
     return {
         "source": data.name,
-        "models": {name: _summary(arm) for name, arm in arms.items()},
+        "models": {name: _summary(arm) | {"auc_minus_baseline": beaten[name]} for name, arm in arms.items()},
         "figure": str(out / "comparison.png"),
         "scored": str(out / "scored.parquet"),
         "rows_per_second": round(scored.rows_per_second),
@@ -108,18 +112,28 @@ def _train(name: str, data: Source, out: Path, epochs: int) -> _Arm:
     shutil.rmtree(out, ignore_errors=True)
     checkpoint = train(recipe, out, report=keep)
     rows = encode_all(checkpoint.encoder, data.test)
-    return _Arm(checkpoint, history, plain(evaluate_on(checkpoint, data.test)), predict(checkpoint.model, rows)[:, 0])
+    metrics = plain(evaluate_on(checkpoint, data.test))
+    return _Arm(checkpoint, history, metrics, rows, predict(checkpoint.model, rows)[:, 0])
 
 
-def _table(arms: dict[str, _Arm], data: Source) -> Table:
+def _paired_auc(arms: dict[str, _Arm]) -> dict[str, dict[str, float | None]]:
+    """AUC of each model minus that of the last one, the baseline, on the same resamples of users."""
+    base = arms[MODELS[-1]]
+    assert base.rows.labels is not None
+    labels, groups = base.rows.labels[:, 0], base.rows.groups
+    return {n: compare(arm.scores, base.scores, labels, groups)["auc"].to_json() for n, arm in arms.items()}
+
+
+def _table(arms: dict[str, _Arm], beaten: dict[str, dict[str, float | None]], data: Source) -> Table:
     table = Table(title=f"{data.name}, test rows; 95 % intervals from a bootstrap over users", title_justify="left")
-    for column in ("model", "AUC", "log loss", "per-user AUC", "rows/s", "tables"):
+    for column in ("model", "AUC", f"AUC minus {MODELS[-1]}, paired", "log loss", "per-user AUC", "rows/s", "tables"):
         table.add_column(column, justify="left" if column == "model" else "right")
     for name, arm in arms.items():
         user_auc = arm.metrics.get("user_auc")
         table.add_row(
             name,
             interval(arm.metrics["auc"]),
+            "" if name == MODELS[-1] else interval(beaten[name]),
             interval(arm.metrics["log_loss"]),
             interval(user_auc) if user_auc else "–",
             f"{arm.checkpoint.training['samples_per_second']:,}",
@@ -143,7 +157,7 @@ def _summary(arm: _Arm) -> dict[str, Any]:
 
 def _next(out: Path, data: Source) -> list[str]:
     return [
-        f"recsys train din --out runs/din{'' if data.name == 'movielens-100k' else ' --help'}",
+        f"recsys train dlrm --source {data.name} --out runs/dlrm",
         f"recsys eval {out / 'dcn2'} --data {data.name}:test --against {out / 'dcnv2'}",
         f"recsys score {out / 'dcn2'} {data.name}:test scores.parquet --json",
     ]

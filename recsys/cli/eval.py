@@ -23,9 +23,7 @@ def main(argv: Sequence[str]) -> Result:
     return call(command, argv, "recsys eval")
 
 
-def command(
-    run: tyro.conf.Positional[Path], data: str, against: Path | None = None, replicates: int = 500
-) -> Result:
+def command(run: tyro.conf.Positional[Path], data: str, against: Path | None = None, replicates: int = 500) -> Result:
     """Measure a trained model on labelled rows, with 95 % intervals from a bootstrap over users.
 
     Args:

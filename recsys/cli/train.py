@@ -91,12 +91,12 @@ def _run(recipe: Recipe, out: Path, overwrite: bool) -> Result:
 
     def report(progress: Progress) -> None:
         record = progress.history[-1]
-        told = "  ".join(f"{key.replace('_', ' ')} {value:.4f}" for key, value in record.items() if key.startswith("valid"))
-        best = "  *" if progress.best_epoch == progress.epoch - 1 else ""
-        screen.print(
-            f"epoch {record['epoch']:>3}  loss {record['loss']:.4f}  {told}  {record['samples_per_second']:,} rows/s{best}",
-            highlight=False,
+        told = "  ".join(
+            f"{key.replace('_', ' ')} {value:.4f}" for key, value in record.items() if key.startswith("valid")
         )
+        best = "  *" if progress.best_epoch == progress.epoch - 1 else ""
+        rate = f"{record['samples_per_second']:,} rows/s"
+        screen.print(f"epoch {record['epoch']:>3}  loss {record['loss']:.4f}  {told}  {rate}{best}", highlight=False)
 
     checkpoint = train(recipe, out, overwrite=overwrite, report=report)
     for table in metrics_tables(checkpoint.metrics["valid"], "validation rows"):

@@ -80,7 +80,12 @@ class JaggedIds:
 
     def to(self, device: torch.device | str) -> JaggedIds:
         """The same ids on another device."""
-        return replace(self, values=self.values.to(device), offsets=_moved(self.offsets, device), weights=_moved(self.weights, device))
+        return replace(
+            self,
+            values=self.values.to(device),
+            offsets=_moved(self.offsets, device),
+            weights=_moved(self.weights, device),
+        )
 
     @classmethod
     def concat(cls, parts: Sequence[JaggedIds]) -> JaggedIds:

@@ -88,7 +88,7 @@ class Counts:
 
 @dataclass(frozen=True)
 class Normaliser:
-    """``(v - shift) / scale`` after the feature's transform; `fill`, the training mean, stands in for what is missing."""
+    """``(v - shift) / scale`` after the feature's transform; `fill`, the training mean, stands in for a missing v."""
 
     shift: float
     scale: float

@@ -24,7 +24,9 @@ def open_parquet(path: Path) -> pq.ParquetFile:
         DataError: When it is absent, empty, truncated or no Parquet file.
     """
     if not path.is_file():
-        raise DataError(f"{path}: no such file" if not path.exists() else f"{path}: expected a Parquet file, got a folder")
+        raise DataError(
+            f"{path}: no such file" if not path.exists() else f"{path}: expected a Parquet file, got a folder"
+        )
     if path.stat().st_size == 0:
         raise DataError(f"{path}: the file is empty (0 bytes)")
     try:
@@ -97,7 +99,9 @@ def _need(have: Sequence[str], want: Sequence[str], where: str) -> None:
     absent = [name for name in want if name not in have]
     if absent:
         names = ", ".join(f"`{name}`" for name in absent)
-        raise DataError(f"{where}: missing column{'s' * (len(absent) > 1)} {names}; it has: {', '.join(have) or 'none'}")
+        raise DataError(
+            f"{where}: missing column{'s' * (len(absent) > 1)} {names}; it has: {', '.join(have) or 'none'}"
+        )
 
 
 def _first_sentence(error: Exception) -> str:

@@ -151,7 +151,9 @@ class Schema(Config):
         columns = {feature.source for feature in self.features}
         for label in self.labels:
             if label.source in columns:
-                raise ValueError(f"column `{label.source}` is both a label and a feature: the model would read the answer")
+                raise ValueError(
+                    f"column `{label.source}` is both a label and a feature: the model would read the answer"
+                )
         for feature in self.id_features:
             self._check_share(feature)
         self._check_tables()
@@ -162,7 +164,9 @@ class Schema(Config):
             return
         target = next((other for other in self.id_features if other.name == feature.shares), None)
         if target is None:
-            raise ValueError(f"feature `{feature.name}` shares `{feature.shares}`, which is no id feature of this schema")
+            raise ValueError(
+                f"feature `{feature.name}` shares `{feature.shares}`, which is no id feature of this schema"
+            )
         if target.shares is not None:
             raise ValueError(f"feature `{feature.name}` must share `{target.shares}` itself, not `{target.name}`")
         if "encoding" in feature.model_fields_set and feature.encoding != target.encoding:

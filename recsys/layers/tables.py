@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any, Literal
 
 import torch
@@ -56,7 +57,7 @@ class _Group(nn.Module):
     def __init__(self, tables: list[Table], collision_weights: bool, std: float) -> None:
         super().__init__()
         self.tables = {table.name: table for table in tables}
-        ends = torch.tensor([table.rows for table in tables]).cumsum(0).tolist()
+        ends = list(accumulate(table.rows for table in tables))
         self.start = {table.name: end - table.rows for table, end in zip(tables, ends, strict=True)}
         self.storage = nn.Parameter(torch.empty(ends[-1], tables[0].dim))
         self.collision = nn.Parameter(torch.ones(ends[-1], 1)) if collision_weights else None

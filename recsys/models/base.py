@@ -114,5 +114,3 @@ def build_tables(
         collision_weights=config.collision_weights,
         std=config.embedding_std,
     )
-
-

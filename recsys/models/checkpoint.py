@@ -23,9 +23,9 @@ from safetensors.numpy import save_file
 from torch import Tensor
 
 import recsys
+from recsys.config import Config
 from recsys.data.encoder import Counts, Encoder
 from recsys.data.readers import Rows, tables
-from recsys.config import Config
 from recsys.errors import CheckpointError, ConfigError, DataError
 from recsys.files import make_folder, read_json, replacing, sha256, write_json, write_text
 from recsys.models.base import ModelConfig, RankingModel
@@ -123,7 +123,7 @@ def save(checkpoint: Checkpoint, folder: Path, overwrite: bool = False) -> None:
     seal = Seal(
         format=FORMAT,
         recsys=recsys.__version__,
-        model=checkpoint.config,  # type: ignore[arg-type]
+        model=checkpoint.config,
         training=checkpoint.training,
         files=sealed,
     )
@@ -200,7 +200,9 @@ def _write_weights(state: dict[str, Tensor], folder: Path) -> list[str]:
         shards[-1][name] = tensor.detach().cpu().contiguous().numpy()
         filled += size
     total = len(shards)
-    names = ["model.safetensors"] if total == 1 else [f"model-{i + 1:05}-of-{total:05}.safetensors" for i in range(total)]
+    names = (
+        ["model.safetensors"] if total == 1 else [f"model-{i + 1:05}-of-{total:05}.safetensors" for i in range(total)]
+    )
     for name, shard in zip(names, shards, strict=True):
         with replacing(folder / name) as temporary:
             _save(shard, temporary)
@@ -229,27 +231,34 @@ def _read_weights(model: RankingModel, folder: Path, names: list[str]) -> None:
 
 
 def _card(checkpoint: Checkpoint) -> str:
-    """A model card: what it is, what it reads, what it reached."""
-    inputs = checkpoint.encoder.inputs
+    """A model card: what it is, what it reads, how it was trained, what it reached."""
+    inputs, training = checkpoint.encoder.inputs, checkpoint.training
+    name = checkpoint.config.name  # type: ignore[attr-defined]
     rows = sum({feature.table: feature.rows for feature in inputs.ids}.values())
     weights = sum(p.numel() for p in checkpoint.model.parameters())
+    data = training.get("recipe", {}).get("data", {})
     lines = [
-        f"# {checkpoint.config.name}",  # type: ignore[attr-defined]
+        f"# {name}",
         "",
-        f"A `{checkpoint.config.name}` ranker saved by recsys {recsys.__version__}.",  # type: ignore[attr-defined]
+        f"A `{name}` ranker saved by recsys {recsys.__version__}.",
         "",
-        f"- tasks: {', '.join(f'{task.name} ({task.kind})' for task in inputs.tasks)}",
-        f"- numbers: {', '.join(inputs.dense) or 'none'}",
-        f"- id features: {', '.join(feature.name for feature in inputs.ids) or 'none'} ({rows:,} rows)",
+        f"- predicts: {', '.join(f'{task.name} ({task.kind})' for task in inputs.tasks)}",
+        f"- from numbers: {', '.join(inputs.dense) or 'none'}",
+        f"- and ids: {', '.join(feature.name for feature in inputs.ids) or 'none'} ({rows:,} rows)",
         f"- weights: {weights:,}",
-        "",
     ]
+    if training:
+        lines.append(
+            f"- trained on {data.get('source') or data.get('train')}: best of {training['epochs']} epochs was "
+            f"{training['best_epoch']}, {training['seconds']} s, {training['samples_per_second']:,} rows/s"
+        )
     for split, metrics in checkpoint.metrics.items():
-        lines += [f"## {split}", "", "| metric | value | 95 % interval |", "|---|---|---|"]
-        lines += [f"| {name} | {_number(m, 'value')} | {_number(m, 'low')} to {_number(m, 'high')} |" for name, m in _flat(metrics)]
-        lines.append("")
-    lines += ["```python", "import recsys", 'checkpoint = recsys.load("this folder")', "checkpoint.predict(frame)", "```", ""]
-    return "\n".join(lines)
+        lines += ["", f"## {split}", "", "| metric | value | 95 % interval |", "|---|---|---|"]
+        lines += [
+            f"| {n} | {_number(m, 'value')} | {_number(m, 'low')} to {_number(m, 'high')} |" for n, m in _flat(metrics)
+        ]
+    use = ["```python", "import recsys", "", 'recsys.load("path/of/this/folder").predict(frame)', "```", ""]
+    return "\n".join([*lines, "", *use])
 
 
 def _flat(metrics: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Mapping[str, Any]]]:

@@ -55,7 +55,9 @@ def compare_models(
     curves, bars, reliability = figure.subplots(1, 3)
     colours = {name: f"C{i}" for i, name in enumerate(histories)}
     for name, history in histories.items():
-        curves.plot([r["epoch"] for r in history], [r["valid_auc"] for r in history], "o-", color=colours[name], label=name)
+        curves.plot(
+            [r["epoch"] for r in history], [r["valid_auc"] for r in history], "o-", color=colours[name], label=name
+        )
     curves.set(title="validation AUC", xlabel="epoch", ylabel="AUC")
     curves.legend()
     _auc_intervals(bars, metrics, colours)
@@ -67,7 +69,9 @@ def compare_models(
     return figure
 
 
-def _auc_intervals(axes: Axes, metrics: Mapping[str, Mapping[str, Mapping[str, float]]], colours: Mapping[str, str]) -> None:
+def _auc_intervals(
+    axes: Axes, metrics: Mapping[str, Mapping[str, Mapping[str, float]]], colours: Mapping[str, str]
+) -> None:
     for row, (name, values) in enumerate(metrics.items()):
         auc = values["auc"]
         value, low, high = auc["value"], auc["low"], auc["high"]

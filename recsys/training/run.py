@@ -128,7 +128,9 @@ def _needed(schema: Schema) -> list[str]:
 def _data(config: DataConfig) -> tuple[Schema, Path, Path]:
     """Schema, training file and validation file of a recipe."""
     if config.source is None:
-        assert config.schema_file and config.train and config.valid
+        assert config.schema_file
+        assert config.train
+        assert config.valid
         return Schema.load(config.schema_file), config.train, config.valid
     source = load_source(config.source)
     schema = Schema.load(config.schema_file or source.schema)
@@ -189,7 +191,7 @@ def _measure(checkpoint: Checkpoint, data: Batch, replicates: int = 500) -> Metr
 
 
 def _unnest(per_task: dict[str, dict[str, Interval]]) -> Metrics:
-    return next(iter(per_task.values())) if len(per_task) == 1 else dict(per_task)  # type: ignore[return-value]
+    return next(iter(per_task.values())) if len(per_task) == 1 else dict(per_task)
 
 
 def plain(metrics: Metrics) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""A small trainer: row-sparse optimisers for tables, AdamW for the network, early stopping, and resuming bit for bit."""
+"""A small trainer: row-sparse optimisers for tables, AdamW for the network, early stopping, resuming bit for bit."""
 
 from __future__ import annotations
 
@@ -162,7 +162,7 @@ class Trainer:
             loss = loss + self.config.table_l2 * x[:, self.model.layout.dense.stop :].square().sum(dim=1).mean()
         loss.backward()  # type: ignore[no-untyped-call]
         # torch's sparse optimisers build their tensors from valid parts; said aloud, or each process warns once.
-        with torch.sparse.check_sparse_tensor_invariants(enable=False):
+        with torch.sparse.check_sparse_tensor_invariants(enable=False):  # type: ignore[no-untyped-call]
             for optimizer in self.optimizers:
                 optimizer.step()
         return value
@@ -198,7 +198,7 @@ class Trainer:
         metrics = {"auc": float(auc(scores, labels)), "log_loss": float(log_loss(scores, labels))}
         watched = metrics["auc"] if self.config.monitor == "auc" else -metrics["log_loss"]
         if math.isnan(watched):
-            raise DataError("the validation rows hold one class only, so AUC says nothing; set monitor = \"log_loss\"")
+            raise DataError('the validation rows hold one class only, so AUC says nothing; set monitor = "log_loss"')
         return metrics, watched
 
     def _save(self) -> None:

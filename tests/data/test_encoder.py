@@ -36,7 +36,7 @@ def ids(encoder: Encoder, rows: pa.Table, feature: int = 0) -> list[Any]:
     values, lengths, _ = batch.ids.feature(feature)
     if lengths is None or isinstance(encoder.schema.id_features[feature], Categorical):
         return values.tolist()
-    return [part.tolist() for part in values.split(lengths.tolist())]
+    return [part.tolist() for part in torch.split(values, lengths.tolist())]
 
 
 def test_rows_of_a_vocabulary_are_ordered_by_count_then_text() -> None:
@@ -121,7 +121,9 @@ def test_numbers_are_standardised_and_missing_ones_become_the_mean() -> None:
 
 def test_log_keeps_the_sign() -> None:
     encoder = Encoder.fit(schema(Numeric(name="n", transform="log")), [table(n=[-10.0, 10.0])])
-    assert encoder.encode(table(n=[-10.0, 0.0, 10.0]), labels=False).dense.squeeze(1).tolist() == pytest.approx([-1, 0, 1])
+    assert encoder.encode(table(n=[-10.0, 0.0, 10.0]), labels=False).dense.squeeze(1).tolist() == pytest.approx(
+        [-1, 0, 1]
+    )
 
 
 def test_none_leaves_numbers_alone_and_fills_the_mean() -> None:
@@ -228,11 +230,13 @@ def test_encoding_agrees_with_a_slow_reference(rows: list[tuple[Any, Any]], data
         Sequence(name="s", encoding=Vocabulary(min_count=minimum), max_length=longest),
         MultiValued(name="h", column="s", encoding=Hashing(bits=5)),
     )
-    source = table(c=pa.array([r[0] for r in rows], pa.string()), s=pa.array([r[1] for r in rows], pa.list_(pa.string())))
+    source = table(
+        c=pa.array([r[0] for r in rows], pa.string()), s=pa.array([r[1] for r in rows], pa.list_(pa.string()))
+    )
     encoder = Encoder.fit(made, [source])
     assert ids(encoder, source, 0) == slow_rows([r[0] for r in rows], [r[0] for r in rows], minimum)
     # A fit sees what a model will see: the last `longest` of each list.
-    cut = [[None] if r[1] is None else r[1][-longest:] for r in rows]
+    cut: list[list[str | None]] = [[None] if r[1] is None else r[1][-longest:] for r in rows]
     flat = [v for bag in cut for v in bag]
     assert ids(encoder, source, 1) == [slow_rows(bag, flat, minimum) for bag in cut]
     bags = [[None] if r[1] is None else r[1] for r in rows]
@@ -253,7 +257,9 @@ def slow_hash(value: str | None) -> int:
 
 
 def test_json_round_trip_encodes_the_same() -> None:
-    made = schema(Numeric(name="n", transform="log"), Categorical(name="c"), MultiValued(name="m", encoding=Hashing(bits=4)))
+    made = schema(
+        Numeric(name="n", transform="log"), Categorical(name="c"), MultiValued(name="m", encoding=Hashing(bits=4))
+    )
     rows = table(n=[1.0, None, 3.5], c=["a", "b", None], m=[["x"], None, []])
     encoder = Encoder.fit(made, [rows])
     again = Encoder.from_json(json.loads(json.dumps(encoder.to_json())), "here")

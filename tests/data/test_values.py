@@ -81,7 +81,7 @@ def test_numbers_from_text_booleans_and_nulls() -> None:
 
 
 def test_text_that_is_no_number_is_named() -> None:
-    with pytest.raises(DataError, match="column `age`: expected numbers.*twelve"):
+    with pytest.raises(DataError, match=r"column `age`: expected numbers.*twelve"):
         numbers(pa.array(["1", "twelve"]), "age")
 
 

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 import recsys
+from recsys import files
 from recsys.data.encoder import Counts
 from recsys.errors import CheckpointError, DataError, RecsysError
 from recsys.models import checkpoint as module
@@ -156,7 +157,7 @@ def test_a_save_killed_before_any_write_leaves_nothing_that_loads_wrongly(
 ) -> None:
     """Kill the save at its first, second, … file: the folder never loads, until the save that ran through."""
     run = tmp_path / "run"
-    real = module.replacing
+    real = files.replacing
     for deadline in range(10):
         shutil.rmtree(run, ignore_errors=True)
         if overwrite:
@@ -192,8 +193,6 @@ def test_a_disk_that_refuses_is_one_clear_error(trained: Checkpoint, tmp_path: P
 
 
 def test_a_full_disk_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from recsys import files
-
     target = tmp_path / "a.json"
     files.write_json(target, {"old": 1})
 

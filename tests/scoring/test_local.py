@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -67,7 +68,7 @@ def test_a_job_that_dies_leaves_what_was_there(
     target.write_bytes(b"old")
     calls = iter(range(10))
 
-    def dying(*args: object) -> pa.Table:
+    def dying(*args: Any) -> pa.Table:
         if next(calls) == 2:
             raise RuntimeError("killed")
         return real(*args)
@@ -90,7 +91,7 @@ def test_bad_input_is_named(trained: Checkpoint, source: Path, tmp_path: Path) -
         ((tmp_path / "none.parquet", out, []), "no such file"),
     ):
         with pytest.raises(DataError, match=told):
-            score_file(trained, *arguments, show=False)  # type: ignore[arg-type]
+            score_file(trained, *arguments, show=False)
     assert not out.exists()
 
 

@@ -63,7 +63,7 @@ def test_only_rows_that_were_read_move() -> None:
     one = trainer(TrainingConfig(batch_size=600, epochs=1))
     before = one.model.tables.table("item")[0].clone()
     batch = one.train_data
-    used = torch.cat([batch.ids.feature(1)[0], batch.ids.feature(2)[0]]).unique()
+    used = torch.unique(torch.cat([batch.ids.feature(1)[0], batch.ids.feature(2)[0]]))
     one.fit(show=False)
     moved = (one.model.tables.table("item")[0] != before).any(dim=1).nonzero().squeeze(1)
     assert set(moved.tolist()) == set(used.tolist())
@@ -100,7 +100,7 @@ def test_l2_keeps_the_rows_smaller() -> None:
 
 
 def test_a_loss_that_explodes_is_said() -> None:
-    with pytest.raises(ConfigError, match="the loss became .* lower the learning rate"):
+    with pytest.raises(ConfigError, match=r"the loss became .* lower the learning rate"):
         trainer(TrainingConfig(batch_size=64, epochs=30, learning_rate=1e18)).fit(show=False)
 
 
@@ -189,7 +189,9 @@ def test_a_process_that_is_killed_resumes_to_the_same_bits(tmp_path: Path) -> No
         time.sleep(0.005)
     child.send_signal(signal.SIGKILL)
     child.wait()
-    assert_same(straight, train(recipe, tmp_path / "run", show=False, overwrite=(tmp_path / "run/config.json").exists()))
+    assert_same(
+        straight, train(recipe, tmp_path / "run", show=False, overwrite=(tmp_path / "run/config.json").exists())
+    )
 
 
 def test_another_recipe_does_not_resume_a_training(tmp_path: Path) -> None:
