@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -196,6 +196,10 @@ class EmbeddingTables(nn.Module):
         group, spec = self.group(name), self.tables[name]
         part = slice(group.start[name], group.start[name] + spec.rows)
         return group.storage[part], None if group.collision is None else group.collision[part]
+
+    def storages(self) -> list[nn.Parameter]:
+        """The rows of all tables, one parameter a dim; collision weights are apart."""
+        return [cast(_Group, group).storage for group in self.groups.values()]
 
     @torch.no_grad()
     def fold(self) -> None:

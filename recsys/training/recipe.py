@@ -55,7 +55,7 @@ class TrainingConfig(Config):
     table_learning_rate: float | None = Field(None, gt=0)
     """Of the tables; by default the network's."""
     table_l2: float = Field(0.0, ge=0)
-    """Weight of the squares of the embeddings that an example reads, beside its loss."""
+    """λ of ``½ λ Σ ‖e‖²`` over the rows that a batch reads, each once, beside the batch's mean loss."""
     monitor: Literal["auc", "log_loss"] = "auc"
     """Which validation metric chooses the best epoch (the first task's; a regression task is watched by its RMSE)."""
     patience: int = Field(2, ge=1)

@@ -153,19 +153,29 @@ class Trainer:
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)
         assert batch.labels is not None
-        x, sequences = self.model.tables(batch)
-        loss = task_loss(self.model.network(x, sequences), batch.labels, self.model.inputs.tasks)
+        loss = task_loss(self.model(batch), batch.labels, self.model.inputs.tasks)
         value = loss.item()
         if not math.isfinite(value):
             raise ConfigError(f"the loss became {value} in epoch {self.progress.epoch + 1}; lower the learning rate")
-        if self.config.table_l2:
-            loss = loss + self.config.table_l2 * x[:, self.model.layout.dense.stop :].square().sum(dim=1).mean()
         loss.backward()  # type: ignore[no-untyped-call]
+        if self.config.table_l2:
+            self._decay_rows()
         # torch's sparse optimisers build their tensors from valid parts; said aloud, or each process warns once.
         with torch.sparse.check_sparse_tensor_invariants(enable=False):  # type: ignore[no-untyped-call]
             for optimizer in self.optimizers:
                 optimizer.step()
         return value
+
+    @torch.no_grad()
+    def _decay_rows(self) -> None:
+        """Add the gradient of ``½ λ Σ ‖e‖²`` over the rows that the batch read, each once."""
+        for rows in self.model.tables.storages():
+            if rows.grad is not None:
+                grad = rows.grad.coalesce()
+                values = grad.values() + self.config.table_l2 * rows[grad.indices()[0]]
+                rows.grad = torch.sparse_coo_tensor(
+                    grad.indices(), values, grad.shape, is_coalesced=True, check_invariants=False
+                )
 
     def _close_epoch(self) -> None:
         progress, n = self.progress, len(self.train_data)
