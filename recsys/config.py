@@ -57,11 +57,10 @@ def explain(cls: type[BaseModel], error: ValidationError) -> str:
 
 
 def _problem(cls: type[BaseModel], item: dict[str, Any]) -> str:
-    path = [part for part in item["loc"] if part not in ("function-wrap", "function-after", "function-before")]
-    dotted = ".".join(str(part) for part in path)
+    path, fields = _walk(cls, item["loc"])
+    dotted = ".".join(path)
     if item["type"] == "extra_forbidden":
-        fields = _fields_at(cls, path[:-1])
-        return f"unknown key `{dotted}`: {nearest(str(path[-1]), fields)}"
+        return f"unknown key `{dotted}`: {nearest(path[-1], fields)}"
     if item["type"] == "missing":
         return f"missing key `{dotted}`"
     if item["type"] == "value_error":
@@ -70,19 +69,24 @@ def _problem(cls: type[BaseModel], item: dict[str, Any]) -> str:
     return f"{dotted}: {item['msg'][0].lower()}{item['msg'][1:]}, got {item['input']!r}"
 
 
-def _fields_at(cls: type[BaseModel], path: list[Any]) -> list[str]:
-    """Field names of the model that `path` leads to from `cls`; a union's tag or a list's index leads to itself."""
-    models: list[type[BaseModel]] = [cls]
-    for part in path:
+def _walk(cls: type[BaseModel], location: tuple[str | int, ...]) -> tuple[list[str], list[str]]:
+    """The keys that a user wrote on the way to a problem, and the fields that stand where the last one does.
+
+    pydantic's location also holds the tags of unions (`model`, `dcn2`, `hidden`); these choose a class and are no keys.
+    """
+    path: list[str] = []
+    models = [cls]
+    for at, part in enumerate(location):
         inner = [
             m for model in models if part in model.model_fields for m in _models_in(model.model_fields[part].annotation)
         ]
-        if inner:
-            models = inner
+        tagged = [model for model in models if part in _tags(model)]
+        if inner or isinstance(part, int) or at == len(location) - 1 or not tagged:
+            path.append(str(part))
+            models = inner if inner and at < len(location) - 1 else models
         else:
-            tagged = [m for m in models if part in _tags(m)]
-            models = tagged or models
-    return sorted({name for model in models for name in model.model_fields})
+            models = tagged
+    return path, sorted({name for model in models for name in model.model_fields})
 
 
 def _tags(model: type[BaseModel]) -> set[Any]:

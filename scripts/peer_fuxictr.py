@@ -89,7 +89,7 @@ def main() -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     tables = {split: pq.read_table(args.splits / f"{split}.parquet") for split in ("train", "valid", "test")}
     feature_map, data = encode(tables, args.dim)
-    grid = [(reg, dropout) for reg in (0.0, 1e-5, 1e-4, 1e-3, 1e-2) for dropout in (0.0, 0.2)]
+    grid = [(reg, dropout) for reg in (0.0, 1e-5, 1e-4, 1e-3, 1e-2, 3e-2, 1e-1) for dropout in (0.0, 0.2)]
     tried = {choice: train(feature_map, data, args, 0, *choice)[1] for choice in grid}
     for choice, auc in tried.items():
         print(f"embedding_regularizer {choice[0]:g}  dropout {choice[1]}  valid AUC {auc:.4f}", flush=True)

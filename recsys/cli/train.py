@@ -23,13 +23,11 @@ PROG = "recsys train"
 
 def main(argv: Sequence[str]) -> Result:
     """Read the recipe that the first argument names, so that its values are the defaults that --help shows."""
-    name = next((word for word in argv if not word.startswith("-")), None)
-    if name is None:
-        argv, name = ["--help"] if not argv or argv[0] in ("-h", "--help") else argv, "dcn2"
-        if argv[0] not in ("-h", "--help"):
-            raise UsageError("name a recipe (.toml) or a model first, as in `recsys train dcn2 --out runs/dcn2`")
-    recipe = find_recipe(name)
-    return call(_command(recipe), argv, PROG)
+    if argv and argv[0] in ("-h", "--help"):
+        return call(_command(find_recipe("dcn2")), ["--help"], PROG)
+    if not argv or argv[0].startswith("-"):
+        raise UsageError("name a recipe (.toml) or a model first, as in `recsys train dcn2 --out runs/dcn2`")
+    return call(_command(find_recipe(argv[0])), argv, PROG)
 
 
 def _command(recipe: Recipe) -> Any:

@@ -44,7 +44,7 @@ class Hashing(Config):
     kind: Literal["hash"] = "hash"
     bits: int = Field(ge=1, le=31)
     """The table has 2^bits rows."""
-    table: str | None = None
+    table: str | None = Field(None, min_length=1, pattern="^[^:]*$")
     """A table that several hashed features share; by default each has its own."""
     seed: int = Field(42, ge=0, lt=2**32)
     """Seed of the hash."""
@@ -54,8 +54,8 @@ Encoding = Annotated[Vocabulary | Hashing, Field(discriminator="kind")]
 
 
 class _Feature(Config):
-    name: str = Field(min_length=1)
-    """The feature's name."""
+    name: str = Field(min_length=1, pattern="^[^:]*$")
+    """The feature's name; without a colon, which names what belongs to a feature, such as its first-order table."""
     column: str | None = None
     """The column that holds it; by default the feature's name."""
     side: Side = "context"

@@ -45,7 +45,7 @@ def test_fetch_prints_rows_terms_and_the_next_command(capsys: pytest.CaptureFixt
     result = json.loads(out.splitlines()[-1])
     source = sources.load("adult")
     assert result["splits"]["test"] == {"file": str(source.test), "rows": 4884, "positive": 0.227068}
-    assert result["next"].startswith(f"recsys train dcn2 --out runs/dcn2-adult --schema {source.schema} --train ")
+    assert result["next"] == "recsys train dcn2 --source adult --out runs/dcn2-adult"
     for told in ("39,074", "24.1%", str(source.folder), "Barry Becker", f"next: {result['next']}"):
         assert told in out
 

@@ -75,6 +75,14 @@ def test_a_misspelt_key_of_a_feature_names_the_nearest() -> None:
         Schema.parse({"features": [feature], "labels": [{"name": "y"}]}, "here")
 
 
+@pytest.mark.parametrize(
+    "feature", [{"name": "a:first"}, {"name": "a", "encoding": {"kind": "hash", "bits": 2, "table": "b:c"}}]
+)
+def test_a_colon_in_a_name_is_refused(feature: dict[str, Any]) -> None:
+    with pytest.raises(SchemaError, match="should match pattern"):
+        Schema.parse({"features": [{"kind": "categorical", **feature}], "labels": [{"name": "y"}]}, "here")
+
+
 def test_no_features_and_no_labels_are_errors() -> None:
     with pytest.raises(SchemaError, match="features"):
         Schema.parse({"features": [], "labels": [{"name": "y"}]}, "here")
