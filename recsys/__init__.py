@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from recsys.data.batch import Batch, JaggedIds
     from recsys.data.encoder import Encoder
     from recsys.data.schema import Schema
+    from recsys.data.sources import resolve
     from recsys.models.checkpoint import Checkpoint, load
     from recsys.scoring.local import score_file
     from recsys.training.recipe import Recipe
@@ -34,6 +35,7 @@ __all__ = [
     "__version__",
     "evaluate_on",
     "load",
+    "resolve",
     "score_file",
     "train",
 ]
@@ -47,6 +49,7 @@ _HOMES = {
     "Schema": "data.schema",
     "evaluate_on": "training.run",
     "load": "models.checkpoint",
+    "resolve": "data.sources",
     "score_file": "scoring.local",
     "train": "training.run",
 }

@@ -1,0 +1,66 @@
+"""The README's commands and example run as they stand there, in their order, in one folder."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from recsys.data.schema import Schema
+from recsys.data.sources import load, state
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+def commands(first_word: str) -> list[str]:
+    lines = [line.split(" #")[0].strip() for block in blocks("bash") for line in block.splitlines()]
+    return [line for line in lines if line.split(" ")[0] == first_word]
+
+
+def test_make_targets_exist() -> None:
+    targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert commands("make")
+    assert {line.split()[1] for line in commands("make")} <= set(targets)
+
+
+def test_linked_files_exist() -> None:
+    linked = re.findall(r"\]\((?!http)([^)]+)\)", README)
+    assert linked
+    assert all((ROOT / path).exists() for path in linked)
+
+
+def test_the_schema_is_one() -> None:
+    import tomllib
+
+    (text,) = blocks("toml")
+    assert [feature.name for feature in Schema.parse(tomllib.loads(text), "README").features] == ["user", "item"]
+
+
+def test_commands_and_example_run(tmp_path: Path) -> None:
+    if state("movielens-100k") != "ready":
+        pytest.skip("needs MovieLens-100K: run `recsys data fetch movielens-100k`")
+    source = load("movielens-100k")
+    for name in ("train", "valid"):  # the user's own files of the README
+        shutil.copy(source.file(name), tmp_path / f"{name}.parquet")
+    shutil.copy(source.schema, tmp_path / "schema.toml")
+    ran = [line for line in commands("recsys") if not line.startswith("recsys demo")]
+    assert len(ran) >= 6
+    for line in ran:
+        done = subprocess.run(
+            [sys.executable, "-m", *line.split()], cwd=tmp_path, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, f"{line}\n{done.stderr}"
+    (example,) = blocks("python")
+    done = subprocess.run([sys.executable, "-c", example], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("Interval(value=0.")
+    assert (tmp_path / "scores.parquet").is_file()
