@@ -6,6 +6,7 @@ A subclass of `Config` is the only place of a default; the docstring under a fie
 from __future__ import annotations
 
 import difflib
+import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -63,10 +64,21 @@ def _problem(cls: type[BaseModel], item: dict[str, Any]) -> str:
         return f"unknown key `{dotted}`: {nearest(path[-1], fields)}"
     if item["type"] == "missing":
         return f"missing key `{dotted}`"
+    if item["type"] == "union_tag_not_found":
+        return f"missing key `{'.'.join([*path, _discriminator(item)])}`"
+    if item["type"] == "union_tag_invalid":
+        known = re.findall(r"'([^']*)'", item["ctx"]["expected_tags"])
+        tag, key = item["ctx"]["tag"], ".".join([*path, _discriminator(item)])
+        return f"unknown value `{tag}` of `{key}`: {nearest(tag, known)}"
     if item["type"] == "value_error":
         message = item["msg"].removeprefix("Value error, ")
         return f"{dotted}: {message}" if dotted else message
     return f"{dotted}: {item['msg'][0].lower()}{item['msg'][1:]}, got {item['input']!r}"
+
+
+def _discriminator(item: Mapping[str, Any]) -> str:
+    """The key that chooses a class of a union; pydantic quotes it."""
+    return str(item["ctx"]["discriminator"]).strip("'")
 
 
 def _walk(cls: type[BaseModel], location: tuple[str | int, ...]) -> tuple[list[str], list[str]]:
@@ -110,7 +122,9 @@ def override(config: Config, changes: Mapping[str, Any], where: str = "override"
         *parents, last = dotted.split(".")
         node = values
         for parent in parents:
-            node = node.setdefault(parent, {})
+            if node.get(parent) is None:  # absent, or an optional table that is not there yet
+                node[parent] = {}
+            node = node[parent]
             if not isinstance(node, dict):
                 raise ConfigError(f"{where}: `{dotted}`: `{parent}` holds a value, not a table")
         node[last] = value

@@ -11,6 +11,7 @@ import functools
 import importlib
 import io
 import json
+import os
 import re
 import sys
 import traceback
@@ -81,10 +82,11 @@ def call(command: Callable[..., Result], argv: Sequence[str], prog: str) -> Resu
 
 
 def _one_line(box: str) -> str:
-    """Tyro's framed message as a sentence, without its frame and the pointer to --help."""
-    lines = [re.sub(r"[╭╮╰╯│─]+", " ", line).strip() for line in box.splitlines()]
-    text = re.sub(r"\s+", " ", " ".join(lines[1:])).strip()
-    return re.sub(r"For full helptext,? run:? ?(.*)$", r"(\1)", text)
+    """Tyro's framed message as a sentence, without its frame; where to read more comes last."""
+    lines = [re.sub(r"[╭╮╰╯│─]+|-{3,}", " ", line) for line in box.splitlines()]
+    text = " ".join(" ".join(lines[1:]).split())
+    text = re.sub(r"Argument helptext:.*(?=For full helptext)", "", text)
+    return re.sub(r"For full helptext, (?:run|see):? (.*)$", r"(\1)", text)
 
 
 def main(argv: Sequence[str]) -> int:
@@ -103,13 +105,13 @@ def main(argv: Sequence[str]) -> int:
     except RecsysError as error:
         if debug:
             traceback.print_exc()
-        print(f"recsys {argv[0]}: {error}", file=sys.stderr)
+        print(f"recsys {argv[0]}: {' '.join(str(error).splitlines())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(f"recsys {argv[0]}: interrupted", file=sys.stderr)
         return 130
     if as_json:
-        print(json.dumps(result))
+        print(json.dumps(dict(result)))
     return 0
 
 
@@ -121,5 +123,11 @@ def _command(name: str) -> Callable[[Sequence[str]], Result]:
 
 
 def entry() -> None:
-    """The console script."""
-    sys.exit(main(sys.argv[1:]))
+    """The console script; a reader that leaves early, such as `head`, is no error worth a trace."""
+    try:
+        code = main(sys.argv[1:])
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 1
+    sys.exit(code)

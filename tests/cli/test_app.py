@@ -1,0 +1,173 @@
+"""The frame of the command line: what it finds, how it ends, and what it prints where."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import MappingProxyType, SimpleNamespace
+
+import pytest
+
+import recsys
+from recsys.cli import app
+from recsys.cli.app import COMMANDS, Result, UsageError, call, main
+from recsys.errors import DataError
+
+Install = Callable[[Callable[[Sequence[str]], Result]], None]
+
+
+@pytest.fixture
+def as_score(monkeypatch: pytest.MonkeyPatch) -> Install:
+    """Puts a function in the place of the command `score`."""
+
+    def use(command: Callable[[Sequence[str]], Result]) -> None:
+        monkeypatch.setitem(sys.modules, "recsys.cli.score", SimpleNamespace(main=command))
+
+    return use
+
+
+@pytest.mark.parametrize("argv", [[], ["-h"], ["--help"], ["help"], ["--json"]])
+def test_help_lists_the_commands(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(argv) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    assert all(f"  {name}" in out and summary in out for name, summary in COMMANDS.items())
+    assert max(map(len, out.splitlines())) <= 120
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_is_there_and_helps(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert callable(importlib.import_module(f"recsys.cli.{name}").main)
+    try:
+        code = main([name, "--help"])
+    except SystemExit as stop:
+        code = int(stop.code or 0)
+    assert code == 0
+    assert f"usage: recsys {name}" in capsys.readouterr().out
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"{recsys.__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"), [("trian", "did you mean `train`?"), ("xyz", "known: data, demo, doctor, eval, score, train")]
+)
+def test_an_unknown_command_is_one_line(name: str, hint: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([name]) == 2
+    assert capsys.readouterr() == ("", f"recsys {name}: no such command: {hint}\n")
+
+
+@pytest.mark.parametrize(
+    ("argv", "told"),
+    [
+        (["doctor", "now"], "now"),
+        (["doctor", "--fast"], "--fast"),
+        (["score"], "IN"),
+        (["score", "run", "in", "out", "--batch-size", "many"], "many"),
+        (["score", "run", "in", "out", "--batchsize", "3"], "--batch-size"),
+    ],
+)
+def test_wrong_arguments_are_one_line(argv: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(argv) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    (line,) = err.splitlines()
+    assert line.startswith(f"recsys {argv[0]}: ")
+    assert told in line
+    assert line.endswith(f"(recsys {argv[0]} --help)")
+    assert not set("╭╮╰╯│─") & set(line)
+
+
+def test_json_is_the_last_line(as_score: Install, capsys: pytest.CaptureFixture[str]) -> None:
+    def command(argv: Sequence[str]) -> Result:
+        print("for people")
+        assert argv == ["a", "b"]
+        return MappingProxyType({"rows": 3, "name": "é"})
+
+    as_score(command)
+    assert main(["score", "a", "--json", "b"]) == 0
+    first, last = capsys.readouterr().out.splitlines()
+    assert first == "for people"
+    assert json.loads(last) == {"rows": 3, "name": "é"}
+    assert main(["score", "a", "b"]) == 0
+    assert capsys.readouterr().out == "for people\n"
+
+
+def fail(argv: Sequence[str]) -> Result:
+    raise DataError("in.parquet: no such\nfile")
+
+
+def test_an_error_is_one_line_and_2(as_score: Install, capsys: pytest.CaptureFixture[str]) -> None:
+    as_score(fail)
+    assert main(["score", "--json"]) == 2
+    assert capsys.readouterr() == ("", "recsys score: in.parquet: no such file\n")
+
+
+def test_debug_shows_the_trace_first(as_score: Install, capsys: pytest.CaptureFixture[str]) -> None:
+    as_score(fail)
+    assert main(["score", "--debug"]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("Traceback (most recent call last)")
+    assert ", in fail\n" in err
+    assert err.splitlines()[-1] == "recsys score: in.parquet: no such file"
+
+
+def test_an_interrupt_is_130(as_score: Install, capsys: pytest.CaptureFixture[str]) -> None:
+    def command(argv: Sequence[str]) -> Result:
+        raise KeyboardInterrupt
+
+    as_score(command)
+    assert main(["score"]) == 130
+    assert capsys.readouterr() == ("", "recsys score: interrupted\n")
+
+
+def test_a_bug_keeps_its_trace(as_score: Install) -> None:
+    def command(argv: Sequence[str]) -> Result:
+        raise ZeroDivisionError
+
+    as_score(command)
+    with pytest.raises(ZeroDivisionError):
+        main(["score"])
+
+
+def test_call_parses_before_it_runs() -> None:
+    """What the command itself prints to standard error is not swallowed, and its errors are its own."""
+
+    def command(rows: int, *, name: str = "a") -> Result:
+        if rows < 0:
+            raise DataError("fewer than none")
+        return {"rows": rows, "name": name}
+
+    assert call(command, ["--rows", "3", "--name", "b"], "recsys test") == {"rows": 3, "name": "b"}
+    with pytest.raises(DataError):
+        call(command, ["--rows", "-1"], "recsys test")
+    with pytest.raises(UsageError, match="--rows"):
+        call(command, [], "recsys test")
+    with pytest.raises(SystemExit) as stop:
+        call(command, ["--help"], "recsys test")
+    assert not stop.value.code
+
+
+def test_the_console_script_and_the_module_are_one(tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, "-m", "recsys", "nope"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("recsys nope: no such command: ")
+
+
+def test_a_closed_pipe_is_no_trace() -> None:
+    with subprocess.Popen([sys.executable, "-m", "recsys"], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout
+        assert process.stderr
+        process.stdout.close()
+        told = process.stderr.read()
+    assert (process.returncode, told) == (1, b"")
+
+
+def test_usage_names_every_common_option() -> None:
+    assert all(option in app.USAGE for option in ("--help", "--json", "--debug"))
