@@ -13,26 +13,47 @@ from typing import Any
 
 from recsys.errors import DataError
 
-__all__ = ["make_folder", "read_json", "replacing", "sha256", "write_json", "write_text"]
+__all__ = ["make_folder", "read_json", "replacing", "sha256", "sweep", "write_json", "write_text"]
 
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A temporary name beside `path` to write to; on success it is synced and takes the name of `path` in one step.
 
+    A symbolic link is followed; what is no regular file, such as a device or a pipe, is refused.
+
     Raises:
         DataError: When the disk refuses (full, read-only, no such folder); what `path` held before stays.
     """
+    path = path.resolve()
+    if path.exists() and not path.is_file():
+        raise DataError(f"{path}: expected the name of a file to write, got a folder or a device")
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
     try:
         yield temporary
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
         temporary.replace(path)
+        _sync_folder(path.parent)
     except OSError as error:
         raise DataError(f"{path}: cannot be written: {error.strerror or error}") from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename survive a loss of power."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def sweep(folder: Path) -> None:
+    """Remove what a killed `replacing` left behind in a folder that nobody else writes to."""
+    for left in folder.glob(".*.partial"):
+        left.unlink(missing_ok=True)
 
 
 def make_folder(folder: Path) -> None:

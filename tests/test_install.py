@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import recsys
@@ -123,6 +123,7 @@ def pip(installed: Installed, command: Command) -> Installed:
     return replace(installed, **changed)
 
 
+@settings(deadline=None)
 @given(STATES)
 def test_the_commands_lead_to_what_needs_none(installed: Installed) -> None:
     after = installed

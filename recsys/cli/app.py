@@ -90,7 +90,7 @@ def _one_line(box: str) -> str:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run one command line and return its exit code: 0, 2 for what the user can mend, 130 when interrupted."""
+    """Run one command line and return its exit code: 0, 2 what the user can mend, 130 interrupted, 1 a bug."""
     argv = list(argv)
     as_json, debug = "--json" in argv, "--debug" in argv
     argv = [word for word in argv if word not in ("--json", "--debug")]

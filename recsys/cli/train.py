@@ -76,9 +76,11 @@ def _with_data(
         return recipe
     files = {"schema_file": schema, "train": train_file, "valid": valid}
     own_files = source is None and train_file is not None
-    if own_files and schema is None:
+    if own_files and schema is None and recipe.data.schema_file is None:
         raise ConfigError("your own files need a schema that says what their columns mean: add --schema FILE")
-    base = {} if source or own_files else recipe.data.model_dump()
+    base = {} if source else recipe.data.model_dump()
+    if own_files:
+        base |= {"source": None}
     data = base | {"source": source or base.get("source")} | {key: value for key, value in files.items() if value}
     changed: Recipe = override(recipe, {"data": data}, PROG)
     return changed
@@ -89,9 +91,8 @@ def _run(recipe: Recipe, out: Path, overwrite: bool) -> Result:
 
     def report(progress: Progress) -> None:
         record = progress.history[-1]
-        told = "  ".join(
-            f"{key.replace('_', ' ')} {value:.4f}" for key, value in record.items() if key.startswith("valid")
-        )
+        valid = {key: value for key, value in record.items() if key.startswith("valid") and value is not None}
+        told = "  ".join(f"{key.replace('_', ' ')} {value:.4f}" for key, value in valid.items())
         best = "  *" if progress.best_epoch == progress.epoch - 1 else ""
         rate = f"{record['samples_per_second']:,} rows/s"
         screen.print(f"epoch {record['epoch']:>3}  loss {record['loss']:.4f}  {told}  {rate}{best}", highlight=False)
@@ -99,5 +100,8 @@ def _run(recipe: Recipe, out: Path, overwrite: bool) -> Result:
     checkpoint = train(recipe, out, overwrite=overwrite, report=report)
     for table in metrics_tables(checkpoint.metrics["valid"], "validation rows"):
         screen.print(table)
+    for split, lines in checkpoint.training["replaced"].items():
+        for line in lines:
+            screen.print(f"  {split}: {line}", highlight=False)
     screen.print(f"saved {out}\nnext: recsys eval {out} --data FILE    recsys score {out} IN.parquet OUT.parquet")
     return {"run": str(out), "metrics": checkpoint.metrics, "training": checkpoint.training}

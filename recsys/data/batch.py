@@ -175,7 +175,7 @@ class Batch:
     Attributes:
         dense: [B, N] float32 numbers.
         ids: The ids of F features.
-        labels: [B, tasks] float32, or None when scoring.
+        labels: [B, tasks] float64, or None when scoring.
         groups: [B] int64 codes of users, or None.
         keys: The columns that a scoring job keeps, B rows, or None.
     """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from collections.abc import Sequence as Listed
 from dataclasses import dataclass, field
 from typing import Any, Literal, Self
 
@@ -26,6 +27,10 @@ UNKNOWN, MISSING, FIRST = 0, 1, 2
 """Rows of a vocabulary's table: never seen in training, missing, and the first known value."""
 
 
+FARTHEST = 1e10
+"""An encoded number beyond this, so many standard deviations away, counts as missing: it would overflow a network."""
+
+
 @dataclass(frozen=True)
 class IdInput:
     """What a model must know of an id feature."""
@@ -36,6 +41,8 @@ class IdInput:
     kind: str
     side: Side
     shares: str | None = None
+    reserved: int = 1
+    """Rows at the table's start that stand for no value: unknown, and in a vocabulary's table missing."""
 
 
 @dataclass(frozen=True)
@@ -123,10 +130,14 @@ class Encoder:
         return Inputs(
             dense=tuple(feature.name for feature in schema.numeric),
             ids=tuple(
-                IdInput(f.name, schema.table(f), self.rows(f), f.kind, f.side, f.shares) for f in schema.id_features
+                IdInput(f.name, schema.table(f), self.rows(f), f.kind, f.side, f.shares, self._reserved(f))
+                for f in schema.id_features
             ),
             tasks=tuple(self._task(label) for label in schema.labels),
         )
+
+    def _reserved(self, feature: IdFeature) -> int:
+        return 1 if isinstance(self.schema.owner(feature).encoding, Hashing) else FIRST
 
     def _task(self, label: Label) -> Task:
         if label.kind == "binary":
@@ -171,13 +182,16 @@ class Encoder:
         normalisers |= {name: _normaliser(values, True) for name, values in targets.items()}
         return cls(schema, normalisers, {n: _vocabulary(c, schema, n) for n, c in counts.items()})
 
-    def encode(self, table: pa.Table, labels: bool = True, counts: Counts | None = None) -> Batch:
+    def encode(
+        self, table: pa.Table, labels: bool = True, counts: Counts | None = None, keys: Listed[str] = ()
+    ) -> Batch:
         """Encode the rows of a table.
 
         Args:
             table: Columns as the schema names them; others are ignored.
             labels: Whether labels and groups are read too; a table to be scored has none.
-            counts: Where missing and unknown values are counted.
+            counts: Where missing and unknown values are counted; the same one for all tables of a data set.
+            keys: Columns to pass on in the batch as they are.
 
         Raises:
             DataError: When a column is absent or mistyped, or a label is missing or out of range.
@@ -192,15 +206,17 @@ class Encoder:
             dense=torch.from_numpy(stacked.astype(np.float32)),
             ids=JaggedIds.stack(tuple(f.name for f in self.schema.id_features), ids),
             labels=_labels(table, self.schema.labels) if labels else None,
-            groups=_groups(_column(table, group), group) if labels and group else None,
+            groups=_groups(_column(table, group), group, counts) if labels and group else None,
+            keys=table.select(list(keys)) if keys else None,
         )
 
     def _dense(self, table: pa.Table, feature: Numeric, counts: Counts) -> npt.NDArray[np.float64]:
         values = _transformed(_column(table, feature.source), feature)
         scale = self.normalisers[feature.name]
-        finite = np.isfinite(values)
-        counts.add(feature.name, values.size, int((~finite).sum()))
-        return np.asarray((np.where(finite, values, scale.fill) - scale.shift) / scale.scale, dtype=np.float64)
+        encoded = (values - scale.shift) / scale.scale
+        usable = np.abs(encoded) <= FARTHEST  # false for NaN, too
+        counts.add(feature.name, values.size, int((~usable).sum()))
+        return np.where(usable, encoded, (scale.fill - scale.shift) / scale.scale)
 
     def _ids(self, table: pa.Table, feature: IdFeature, counts: Counts) -> tuple[Tensor, Tensor | None, None]:
         array, lengths = _flat(table, feature)
@@ -286,7 +302,9 @@ def _normaliser(moments: npt.NDArray[np.float64], standardise: bool) -> Normalis
     if not standardise:
         return Normaliser(0.0, 1.0, mean)
     std = (squares / n) ** 0.5 if n else 0.0
-    return Normaliser(mean, std if std > 0 and np.isfinite(std) else 1.0, mean)
+    # Of a constant column only rounding is left: 0.1 everywhere has a "deviation" of 1e-17.
+    varies = np.isfinite(std) and std > 1e-12 * max(abs(mean), 1e-30)
+    return Normaliser(mean, std if varies else 1.0, mean)
 
 
 def _add_counts(counts: dict[str, int], array: pa.Array, name: str) -> None:
@@ -327,14 +345,19 @@ def _flat(table: pa.Table, feature: IdFeature) -> tuple[pa.Array, Ints | None]:
 
 def _lists(array: pa.Array, name: str, separator: str | None) -> pa.Array:
     kind = array.type
+    if pa.types.is_null(kind):
+        return pa.nulls(len(array), pa.list_(pa.string()))
     if pa.types.is_list(kind) or pa.types.is_large_list(kind):
         return array
     if pa.types.is_fixed_size_list(kind):
         return pc.cast(array, pa.large_list(kind.value_type))
     if separator is None:
         raise DataError(f"column `{name}`: expected lists, got {kind}; for text such as `a|b` set the separator")
-    text = canonical(array, name) if not pa.types.is_dictionary(kind) else canonical(array.dictionary_decode(), name)
-    return pc.split_pattern(text, separator)
+    plain = array.dictionary_decode() if pa.types.is_dictionary(kind) else array
+    lists = pc.split_pattern(canonical(plain, name), separator)
+    # Text has no other way to write a list of nothing than to be empty.
+    nothing = pa.array([[]], lists.type)[0]
+    return pc.if_else(pc.fill_null(pc.equal(pc.cast(plain, pa.large_string()), ""), False), nothing, lists)
 
 
 def _last(values: pa.Array, lengths: Ints, most: int) -> tuple[pa.Array, Ints]:
@@ -349,7 +372,7 @@ def _last(values: pa.Array, lengths: Ints, most: int) -> tuple[pa.Array, Ints]:
 
 def _labels(table: pa.Table, labels: tuple[Label, ...]) -> Tensor:
     columns = [_label(_column(table, label.source), label) for label in labels]
-    return torch.from_numpy(np.stack(columns, axis=1).astype(np.float32))
+    return torch.from_numpy(np.stack(columns, axis=1))
 
 
 def _label(array: pa.Array, label: Label) -> npt.NDArray[np.float64]:
@@ -365,8 +388,15 @@ def _label(array: pa.Array, label: Label) -> npt.NDArray[np.float64]:
     return values
 
 
-def _groups(array: pa.Array, name: str) -> Tensor:
-    """Codes of users that are the same in every batch: 64 bits of murmur3 of the value's text."""
+def _groups(array: pa.Array, name: str, counts: Counts) -> Tensor:
+    """Codes of users that are the same in every batch: 64 bits of murmur3 of the value's text.
+
+    A row without a user is a user of its own, numbered from -1 down.
+    """
     texts, codes = dictionary(array, name)
+    missing = codes < 0
+    if missing.any():
+        counts.add(f"{name} (group)", codes.size, int(missing.sum()))
     hashed = np.array([mmh3.hash64(text or "")[0] for text in texts], dtype=np.int64)
-    return torch.from_numpy(np.where(codes < 0, 0, hashed[codes] if hashed.size else 0).astype(np.int64))
+    alone = -1 - np.arange(counts.rows - codes.size, counts.rows)
+    return torch.from_numpy(np.where(missing, alone, hashed[codes] if hashed.size else 0))

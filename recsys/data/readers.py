@@ -9,9 +9,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from recsys.errors import DataError
+from recsys.errors import ConfigError, DataError
 
-__all__ = ["Rows", "count_rows", "open_parquet", "read", "tables"]
+__all__ = ["Rows", "open_parquet", "read", "tables"]
 
 Rows = Any
 """A path of a Parquet file, a pyarrow Table or RecordBatch, a pandas DataFrame, or anything that exports Arrow."""
@@ -35,13 +35,6 @@ def open_parquet(path: Path) -> pq.ParquetFile:
         raise DataError(f"{path}: not a whole Parquet file ({_first_sentence(error)}); was it cut off?") from None
 
 
-def count_rows(rows: Rows) -> int:
-    """How many rows there are."""
-    if isinstance(rows, (str, Path)):
-        return int(open_parquet(Path(rows)).metadata.num_rows)
-    return int(_in_memory(rows).num_rows)
-
-
 def tables(rows: Rows, columns: Sequence[str] | None = None, size: int = 65_536) -> Iterator[pa.Table]:
     """The rows in order, as tables of at most `size` rows.
 
@@ -51,15 +44,15 @@ def tables(rows: Rows, columns: Sequence[str] | None = None, size: int = 65_536)
         size: Most rows a table.
 
     Raises:
-        DataError: When a file is broken or a column is absent.
+        ConfigError: When `size` is below 1.
+        DataError: When a file is broken, or a column is absent or stands twice.
     """
+    if size < 1:
+        raise ConfigError(f"expected at least 1 row at a time, got {size}")
     if isinstance(rows, (str, Path)):
         yield from _from_parquet(Path(rows), columns, size)
         return
-    table = _in_memory(rows)
-    if columns is not None:
-        _need(table.column_names, columns, "the data")
-        table = table.select(list(columns))
+    table = _in_memory(rows, columns)
     for start in range(0, table.num_rows, size):
         yield table.slice(start, size)
 
@@ -83,13 +76,27 @@ def _from_parquet(path: Path, columns: Sequence[str] | None, size: int) -> Itera
             raise DataError(f"{path}: a page cannot be read ({_first_sentence(error)}); is the file damaged?") from None
 
 
-def _in_memory(rows: Rows) -> pa.Table:
+def _in_memory(rows: Rows, columns: Sequence[str] | None) -> pa.Table:
+    """The rows as a table of the wanted columns alone; what is not wanted is not converted."""
+    pandas = type(rows).__module__.partition(".")[0] == "pandas"
+    if pandas and columns is not None:
+        _need([str(name) for name in rows.columns], columns, "the data")
+        rows = rows[list(columns)]
+    try:
+        table = pa.Table.from_pandas(rows, preserve_index=False) if pandas else _table(rows)
+    except pa.ArrowException as error:
+        raise DataError(f"a column cannot be read: {_first_sentence(error)}") from None
+    if columns is None:
+        return table
+    _need(table.column_names, columns, "the data")
+    return table.select(list(columns))
+
+
+def _table(rows: Rows) -> pa.Table:
     if isinstance(rows, pa.Table):
         return rows
     if isinstance(rows, pa.RecordBatch):
         return pa.Table.from_batches([rows])
-    if type(rows).__module__.partition(".")[0] == "pandas":
-        return pa.Table.from_pandas(rows, preserve_index=False)
     if hasattr(rows, "__arrow_c_stream__"):
         return pa.table(rows)
     raise DataError(f"expected a path, an Arrow table or a DataFrame, got {type(rows).__name__}")
@@ -102,6 +109,9 @@ def _need(have: Sequence[str], want: Sequence[str], where: str) -> None:
         raise DataError(
             f"{where}: missing column{'s' * (len(absent) > 1)} {names}; it has: {', '.join(have) or 'none'}"
         )
+    twice = next((name for name in want if list(have).count(name) > 1), None)
+    if twice is not None:
+        raise DataError(f"{where}: column `{twice}` stands twice; rename one")
 
 
 def _first_sentence(error: Exception) -> str:

@@ -1,4 +1,8 @@
-"""One text for each value, whatever type its column has, so that 5, 5.0 and "5" are one category."""
+"""One text for each value, so that a category means the same in every type of column.
+
+The integer 5, the floats 5.0 of 32 and 64 bits, the decimal 5.00 and the text "5" are one category. The text "5.0" is
+another: text is taken as it is.
+"""
 
 from __future__ import annotations
 
@@ -33,20 +37,25 @@ def canonical(array: pa.Array, name: str) -> pa.Array:
         DataError: For a nested type or bytes that are not UTF-8.
     """
     kind = array.type
-    if pa.types.is_floating(kind):
-        return _floats(pc.cast(array, pa.float64()))
     if pa.types.is_nested(kind):
         raise DataError(f"column `{name}`: expected one value a row, got {kind}; is the feature `multi-valued`?")
     try:
+        if pa.types.is_floating(kind):
+            return _floats(pc.cast(array, pa.float32()) if pa.types.is_float16(kind) else array)
+        if pa.types.is_timestamp(kind):
+            array = pc.cast(array, pa.timestamp("us", kind.tz), safe=False)
         text = pc.cast(array, pa.large_string())
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+    except pa.ArrowException as error:
         raise DataError(f"column `{name}`: {kind} values cannot be read as text: {error}") from None
+    if pa.types.is_decimal(kind):
+        text = pc.replace_substring_regex(text, r"(\.\d*?)0+$", r"\1")
+        text = pc.replace_substring_regex(text, r"\.$", "")
     return pc.if_else(pc.equal(text, ""), pa.scalar(None, pa.large_string()), text)
 
 
 def _floats(array: pa.Array) -> pa.Array:
-    exact = pc.and_(pc.equal(array, pc.trunc(array)), pc.less(pc.abs(array), 2.0**53))
-    whole_numbers = pc.cast(pc.if_else(exact, array, None), pa.int64())
+    exact = pc.and_(pc.equal(array, pc.trunc(array)), pc.less(pc.abs(array), 2.0**63))
+    whole_numbers = pc.cast(pc.if_else(exact, array, pa.scalar(None, array.type)), pa.int64())
     text = pc.coalesce(pc.cast(whole_numbers, pa.large_string()), pc.cast(array, pa.large_string()))
     return pc.if_else(pc.is_nan(array), pa.scalar(None, pa.large_string()), text)
 
@@ -60,7 +69,10 @@ def dictionary(array: pa.Array, name: str) -> tuple[npt.NDArray[np.object_], Int
         if pa.types.is_nested(array.type) or pa.types.is_null(array.type):
             array = canonical(array, name)
         array = pc.dictionary_encode(array)
-    texts = canonical(array.dictionary, name).to_numpy(zero_copy_only=False)
+    try:
+        texts = canonical(array.dictionary, name).to_numpy(zero_copy_only=False)
+    except (pa.ArrowException, UnicodeDecodeError) as error:
+        raise DataError(f"column `{name}`: its text cannot be read, is it UTF-8? ({error})") from None
     codes = pc.fill_null(pc.cast(array.indices, pa.int64()), -1).to_numpy(zero_copy_only=False)
     missing = np.flatnonzero([text is None for text in texts])
     if missing.size:

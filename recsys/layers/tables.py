@@ -18,11 +18,15 @@ __all__ = ["EmbeddingTables", "InputLayout", "Lookup", "Table"]
 
 @dataclass(frozen=True)
 class Table:
-    """A table of `rows` rows of `dim` float32 columns; row 0 is "unknown" and starts as zeros."""
+    """A table of `rows` rows of `dim` float32 columns.
+
+    Row 0 is "unknown". The first `reserved` rows stand for no value and start as zeros: training may never show them.
+    """
 
     name: str
     rows: int
     dim: int
+    reserved: int = 1
 
 
 @dataclass(frozen=True)
@@ -63,7 +67,8 @@ class _Group(nn.Module):
         self.collision = nn.Parameter(torch.ones(ends[-1], 1)) if collision_weights else None
         with torch.no_grad():
             self.storage.normal_(0.0, std)
-            self.storage[list(self.start.values())] = 0.0
+            for table in tables:
+                self.storage[self.start[table.name] :][: table.reserved] = 0.0
 
     def forward(self, ids: Tensor, offsets: Tensor, weights: Tensor | None) -> Tensor:
         """Weighted sums of rows: [bags, dim]."""

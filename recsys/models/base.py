@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Literal
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from recsys.config import Config
 from recsys.data.batch import Batch
 from recsys.data.encoder import Inputs
+from recsys.errors import ConfigError
 from recsys.layers.tables import EmbeddingTables, InputLayout, Lookup, Table
 
 __all__ = ["FIRST_ORDER", "ModelConfig", "RankingModel", "Sequences", "build_tables"]
@@ -69,13 +71,14 @@ class RankingModel(nn.Module):
 
     @torch.no_grad()
     def predict(self, batch: Batch) -> Tensor:
-        """[B, tasks]: probabilities of binary tasks, values of regression tasks."""
+        """[B, tasks]: probabilities of binary tasks, values of regression tasks; float64 if there is one of these."""
         logits = self(batch)
         columns = [
-            logits[:, t].sigmoid() if task.kind == "binary" else logits[:, t] * task.scale + task.shift
+            logits[:, t].sigmoid() if task.kind == "binary" else logits[:, t].double() * task.scale + task.shift
             for t, task in enumerate(self.inputs.tasks)
         ]
-        return torch.stack(columns, dim=1)
+        widest = torch.float32 if all(task.kind == "binary" for task in self.inputs.tasks) else torch.float64
+        return torch.stack([column.to(widest) for column in columns], dim=1)
 
 
 def build_tables(
@@ -104,8 +107,9 @@ def build_tables(
                 "none" if unpooled else "sum" if feature.kind == "categorical" else "mean"
             )
             name = feature.table + suffix
-            tables[name] = Table(name, feature.rows, dim)
+            tables[name] = Table(name, feature.rows, dim, feature.reserved)
             lookups.append(Lookup(feature.name + suffix, feature.name, name, pooling))
+    _check_memory(list(tables.values()))
     return EmbeddingTables(
         features=[feature.name for feature in inputs.ids],
         tables=list(tables.values()),
@@ -114,3 +118,19 @@ def build_tables(
         collision_weights=config.collision_weights,
         std=config.embedding_std,
     )
+
+
+def _check_memory(tables: list[Table]) -> None:
+    """Refuse tables that this machine cannot hold before it tries.
+
+    Raises:
+        ConfigError: With the sum and the largest table.
+    """
+    size = sum(table.rows * table.dim * 4 for table in tables)
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if size > memory:
+        largest = max(tables, key=lambda table: table.rows * table.dim)
+        raise ConfigError(
+            f"the tables need {size / 1e9:.1f} GB and this machine has {memory / 1e9:.1f} GB; the largest is "
+            f"`{largest.name}`, {largest.rows:,} rows of {largest.dim}: take fewer bits or a smaller embedding_dim"
+        )

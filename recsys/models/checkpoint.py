@@ -1,6 +1,6 @@
 """A trained model as a folder that needs nothing else, and that loads whole or not at all.
 
-    config.json         the model, how it was trained, and the size and SHA-256 of every other file
+    config.json         the model, how it was trained, and the size and SHA-256 of every file that loading reads
     schema.json         features and the encoder's state
     model.safetensors   one array a table and a weight; sharded over 5 GB
     metrics.json        what it reached
@@ -11,23 +11,25 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 from torch import Tensor
 
 import recsys
 from recsys.config import Config
+from recsys.data.batch import Batch
 from recsys.data.encoder import Counts, Encoder
 from recsys.data.readers import Rows, tables
 from recsys.errors import CheckpointError, ConfigError, DataError
-from recsys.files import make_folder, read_json, replacing, sha256, write_json, write_text
+from recsys.files import make_folder, read_json, replacing, sha256, sweep, write_json, write_text
 from recsys.models.base import ModelConfig, RankingModel
 from recsys.models.registry import AnyModelConfig, build
 from recsys.threads import suited_threads
@@ -46,13 +48,19 @@ class SealedFile(Config):
 
 
 class Seal(Config):
-    """The contents of `config.json`."""
+    """The contents of `config.json`; `sha256` is of all the rest of it."""
 
+    sha256: str = ""
     format: int
     recsys: str
     model: AnyModelConfig
     training: dict[str, Any]
     files: dict[str, SealedFile]
+
+    def digest(self) -> str:
+        """The checksum of everything but the checksum."""
+        values = self.model_dump(mode="json", exclude={"sha256"})
+        return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
 @dataclass
@@ -73,9 +81,8 @@ class Checkpoint:
     metrics: dict[str, Any] = field(default_factory=dict)
     training: dict[str, Any] = field(default_factory=dict)
 
-    @torch.no_grad()
     def predict(self, rows: Rows, batch_size: int = 4096, counts: Counts | None = None) -> np.ndarray[Any, Any]:
-        """Scores of rows: [n] float32, or [n, tasks] for several tasks.
+        """Scores of rows: [n] float32, or [n, tasks] for several tasks; float64 if one of them is a regression.
 
         Args:
             rows: A Parquet file's path, an Arrow table or a DataFrame with the schema's columns.
@@ -85,15 +92,29 @@ class Checkpoint:
         Raises:
             DataError: When a column is absent or mistyped.
         """
-        self.model.eval()
-        with suited_threads(self.model, batch_size):
-            parts = [
-                self.model.predict(self.encoder.encode(table, labels=False, counts=counts)).numpy()
-                for table in tables(rows, self.encoder.schema.columns, batch_size)
-            ]
+        parts = [
+            self.predict_batch(self.encoder.encode(table, labels=False, counts=counts))
+            for table in tables(rows, self.encoder.schema.columns, batch_size)
+        ]
         tasks = len(self.encoder.schema.labels)
         scores = np.concatenate(parts) if parts else np.zeros((0, tasks), dtype=np.float32)
         return scores[:, 0] if tasks == 1 else scores
+
+    def predict_batch(self, batch: Batch) -> np.ndarray[Any, Any]:
+        """[B, tasks] scores of an encoded batch.
+
+        Raises:
+            DataError: When a score is not finite.
+        """
+        self.model.eval()
+        with suited_threads(self.model, len(batch)):
+            scores = self.model.predict(batch).numpy()
+        bad = int((~np.isfinite(scores)).any(axis=1).sum())
+        if bad:
+            raise DataError(
+                f"{bad} of {len(scores)} scores are not finite: the weights are, or numbers are far too large"
+            )
+        return scores
 
 
 def is_checkpoint(folder: Path) -> bool:
@@ -112,6 +133,7 @@ def save(checkpoint: Checkpoint, folder: Path, overwrite: bool = False) -> None:
         raise CheckpointError(f"{folder}: holds a checkpoint; choose another folder or say overwrite")
     make_folder(folder)
     (folder / "config.json").unlink(missing_ok=True)
+    sweep(folder)
     for stale in folder.glob("model*.safetensors"):
         stale.unlink()
     names = _write_weights(dict(checkpoint.model.state_dict()), folder)
@@ -123,11 +145,18 @@ def save(checkpoint: Checkpoint, folder: Path, overwrite: bool = False) -> None:
     seal = Seal(
         format=FORMAT,
         recsys=recsys.__version__,
-        model=checkpoint.config,
+        model=_saved_config(checkpoint),
         training=checkpoint.training,
         files=sealed,
     )
-    write_json(folder / "config.json", seal.model_dump(mode="json"))
+    write_json(folder / "config.json", seal.model_copy(update={"sha256": seal.digest()}).model_dump(mode="json"))
+
+
+def _saved_config(checkpoint: Checkpoint) -> Any:
+    """The configuration, without collision weights where these were folded into their rows."""
+    names = [name for name, _ in checkpoint.model.tables.named_tables()]
+    weighted = any(name.endswith(".collision") for name in names)
+    return checkpoint.config.model_copy(update={"collision_weights": weighted})
 
 
 def load(folder: str | Path) -> Checkpoint:
@@ -169,6 +198,8 @@ def _seal(folder: Path) -> Seal:
         seal = Seal.parse(values, str(path))
     except ConfigError as error:
         raise CheckpointError(f"not a recsys checkpoint's config: {error}") from None
+    if seal.sha256 != seal.digest():
+        raise CheckpointError(f"{path}: its contents differ from their checksum: altered")
     for name in ("schema.json", "metrics.json"):
         if name not in seal.files:
             raise CheckpointError(f"{path}: does not vouch for `{name}`")

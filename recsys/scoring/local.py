@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
+from recsys.data.batch import Batch
 from recsys.data.encoder import Counts
 from recsys.data.readers import open_parquet, tables
 from recsys.errors import DataError
@@ -67,14 +68,15 @@ def score_file(
     names = _score_names(checkpoint)
     _check(source, target, types, keep, names)
     columns = list(dict.fromkeys([*checkpoint.encoder.schema.columns, *keep]))
-    schema = pa.schema([types.field(name) for name in keep] + [pa.field(name, pa.float32()) for name in names])
+    kinds = [pa.float32() if task.kind == "binary" else pa.float64() for task in checkpoint.encoder.inputs.tasks]
+    schema = pa.schema([types.field(name) for name in keep] + list(map(pa.field, names, kinds)))
     make_folder(target.parent)
     bar = tqdm(total=rows, desc="score", unit=" rows", unit_scale=True, disable=None if show else True)
     with replacing(target) as temporary, bar, pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
         for table in tables(source, columns, batch_size):
-            scores = checkpoint.predict(table, batch_size, counts).reshape(table.num_rows, -1)
-            writer.write_table(_with_scores(table, keep, names, scores, schema))
-            bar.update(table.num_rows)
+            batch = checkpoint.encoder.encode(table, labels=False, counts=counts, keys=keep)
+            writer.write_table(_with_scores(batch, checkpoint.predict_batch(batch), schema))
+            bar.update(len(batch))
     return Scored(rows, time.monotonic() - started, (*keep, *names), counts)
 
 
@@ -87,6 +89,8 @@ def _check(source: Path, target: Path, types: pa.Schema, keep: Sequence[str], na
     for name in keep:
         if name not in types.names:
             raise DataError(f"{source}: no column `{name}` to keep; it has: {', '.join(types.names)}")
+        if types.names.count(name) > 1:
+            raise DataError(f"{source}: column `{name}` stands twice; rename one to keep it")
     twice = [name for name in (*keep, *names) if (*keep, *names).count(name) > 1]
     if twice:
         raise DataError(f"the output would hold column `{twice[0]}` twice; leave it out of keep")
@@ -96,8 +100,8 @@ def _check(source: Path, target: Path, types: pa.Schema, keep: Sequence[str], na
         raise DataError(f"{target}: is the input itself; name another file")
 
 
-def _with_scores(
-    table: pa.Table, keep: Sequence[str], names: Sequence[str], scores: np.ndarray[Any, Any], schema: pa.Schema
-) -> pa.Table:
-    arrays = [table.column(name) for name in keep] + [pa.array(scores[:, i]) for i in range(len(names))]
-    return pa.Table.from_arrays(arrays, schema=schema)
+def _with_scores(batch: Batch, scores: np.ndarray[Any, Any], schema: pa.Schema) -> pa.Table:
+    kept = [] if batch.keys is None else batch.keys.columns
+    types = schema.types[len(kept) :]
+    columns = [pa.array(scores[:, i].astype(kind.to_pandas_dtype())) for i, kind in enumerate(types)]
+    return pa.Table.from_arrays([*kept, *columns], schema=schema)

@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from recsys.config import Config, nearest, read_toml
 from recsys.errors import ConfigError
-from recsys.models.registry import MODELS, AnyModelConfig, config_class
+from recsys.models.registry import MODELS, AnyModelConfig
 from recsys.shelves import shelf
 
 __all__ = ["DataConfig", "Recipe", "TrainingConfig", "find_recipe"]
@@ -99,7 +99,6 @@ def find_recipe(name: str) -> Recipe:
     if Path(name).name == name and default.is_file():
         return Recipe.load(default)
     if name in MODELS:
-        config_class(name)
         raise ConfigError(f"`{name}` has no default recipe; write one as TOML and give its path")
     recipes = [path.stem for path in shelf("models").glob("*.toml")]
     raise ConfigError(f"`{name}` is neither a recipe file (.toml) nor a model: {nearest(name, recipes)}")

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,10 @@ import torch
 
 from recsys.data.batch import Batch
 from recsys.data.encoder import Counts, Encoder
-from recsys.data.readers import Rows, tables
+from recsys.data.readers import Rows, open_parquet, tables
 from recsys.data.schema import Schema
 from recsys.data.sources import load as load_source
-from recsys.errors import CheckpointError, SchemaError
+from recsys.errors import CheckpointError, DataError, SchemaError
 from recsys.files import make_folder, write_text
 from recsys.models.checkpoint import Checkpoint, is_checkpoint, save
 from recsys.models.registry import build
@@ -55,11 +56,13 @@ def train(
         DataError: When the data cannot be read.
         SchemaError: When the data cannot feed the model.
     """
+    schema, train_rows, valid_rows = _data(recipe.data)
     if out is not None:
         _prepare(out, overwrite)
-    schema, train_rows, valid_rows = _data(recipe.data)
-    encoder = Encoder.fit(schema, tables(train_rows, _needed(schema)))
-    train_data, valid_data = encode_all(encoder, train_rows), encode_all(encoder, valid_rows)
+    encoder = _fit(schema, train_rows)
+    counts = {"train": Counts(), "valid": Counts()}
+    train_data = encode_all(encoder, train_rows, counts["train"])
+    valid_data = encode_all(encoder, valid_rows, counts["valid"])
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.training.seed)
         model = build(recipe.model, encoder.inputs)
@@ -73,7 +76,8 @@ def train(
         report=_logging(out, report),
     )
     progress = trainer.fit(show)
-    checkpoint = Checkpoint(recipe.model, model, encoder, training=_account(recipe, progress))
+    account = _account(recipe, progress) | {"replaced": {split: c.sentences() for split, c in counts.items()}}
+    checkpoint = Checkpoint(recipe.model, model, encoder, training=account)
     checkpoint.metrics = {"valid": plain(_measure(checkpoint, valid_data))}
     if out is not None:
         save(checkpoint, out, overwrite=True)
@@ -114,10 +118,29 @@ def against(checkpoint: Checkpoint, other: Checkpoint, rows: Rows, replicates: i
 
 
 def encode_all(encoder: Encoder, rows: Rows, counts: Counts | None = None) -> Batch:
-    """All labelled rows as one encoded batch in memory."""
-    needed = _needed(encoder.schema)
-    parts = [encoder.encode(table, counts=counts) for table in tables(rows, needed)]
-    return Batch.concat(parts)
+    """All labelled rows as one encoded batch in memory.
+
+    Raises:
+        DataError: With the file's name, when it has no rows, or a column or a label is not as the schema says.
+    """
+    counts = Counts() if counts is None else counts
+    with _naming(rows):
+        return Batch.concat([encoder.encode(t, counts=counts) for t in tables(rows, _needed(encoder.schema))])
+
+
+def _fit(schema: Schema, rows: Rows) -> Encoder:
+    with _naming(rows):
+        return Encoder.fit(schema, tables(rows, _needed(schema)))
+
+
+@contextlib.contextmanager
+def _naming(rows: Rows) -> Iterator[None]:
+    """Begin what is wrong with the data with the name of its file."""
+    try:
+        yield
+    except DataError as error:
+        known = not isinstance(rows, (str, Path)) or str(error).startswith(str(rows))
+        raise error if known else DataError(f"{rows}: {error}") from None
 
 
 def _needed(schema: Schema) -> list[str]:
@@ -131,25 +154,33 @@ def _data(config: DataConfig) -> tuple[Schema, Path, Path]:
         assert config.schema_file
         assert config.train
         assert config.valid
-        return Schema.load(config.schema_file), config.train, config.valid
-    source = load_source(config.source)
-    schema = Schema.load(config.schema_file or source.schema)
-    return schema, config.train or source.train, config.valid or source.valid
+        schema, train_file, valid_file = Schema.load(config.schema_file), config.train, config.valid
+    else:
+        source = load_source(config.source)
+        schema = Schema.load(config.schema_file or source.schema)
+        train_file, valid_file = config.train or source.train, config.valid or source.valid
+    for path in (train_file, valid_file):
+        open_parquet(path).close()  # say what is wrong before anything is written
+    return schema, train_file, valid_file
 
 
 def _prepare(out: Path, overwrite: bool) -> None:
+    """Make sure that `out` can be written to. A finished run in it stays until the new one takes its place."""
     if is_checkpoint(out) and not overwrite:
         raise CheckpointError(f"{out}: holds a finished run; name another folder, or say overwrite")
-    if out.exists() and not out.is_dir():
-        raise CheckpointError(f"{out}: expected a folder to write to, got a file")
-    if overwrite and out.is_dir():
-        (out / "config.json").unlink(missing_ok=True)
-        shutil.rmtree(out / "training", ignore_errors=True)
+    make_folder(out / "training")
+    if overwrite:
+        shutil.rmtree(out / "training")
+    write_text(out / "log.jsonl", "")
 
 
 def _fingerprint(recipe: Recipe, encoder: Encoder, train: Batch, valid: Batch) -> str:
-    """Of all that decides a training: another recipe, schema or data gives another one."""
-    digest = hashlib.sha256(recipe.model_dump_json(exclude={"data"}).encode())
+    """Of all that decides a step: another model, optimiser, schema or data gives another one.
+
+    How long to train and how often to save may change between a kill and the next call.
+    """
+    free = {"epochs", "patience", "save_seconds"}
+    digest = hashlib.sha256(recipe.model_dump_json(exclude={"data": True, "training": free}).encode())
     digest.update(json.dumps(encoder.to_json(), sort_keys=True).encode())
     for batch in (train, valid):
         for tensor in (batch.dense, batch.ids.values, batch.ids.offsets, batch.labels):
@@ -162,7 +193,8 @@ def _logging(out: Path | None, report: Callable[[Progress], None] | None) -> Cal
     def log(progress: Progress) -> None:
         if out is not None:
             make_folder(out)
-            write_text(out / "log.jsonl", "".join(json.dumps(record) + "\n" for record in progress.history))
+            lines = [json.dumps(record, allow_nan=False) + "\n" for record in progress.history]
+            write_text(out / "log.jsonl", "".join(lines))
         if report is not None:
             report(progress)
 

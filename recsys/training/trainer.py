@@ -55,9 +55,9 @@ def task_loss(logits: Tensor, labels: Tensor, tasks: tuple[Task, ...]) -> Tensor
     losses = [
         task.weight
         * (
-            F.binary_cross_entropy_with_logits(logits[:, t], labels[:, t])
+            F.binary_cross_entropy_with_logits(logits[:, t], labels[:, t].to(logits.dtype))
             if task.kind == "binary"
-            else F.mse_loss(logits[:, t], (labels[:, t] - task.shift) / task.scale)
+            else F.mse_loss(logits[:, t], ((labels[:, t] - task.shift) / task.scale).to(logits.dtype))
         )
         for t, task in enumerate(tasks)
     ]
@@ -135,6 +135,7 @@ class Trainer:
         bar = tqdm(total=n, initial=min(progress.step * config.batch_size, n), desc=f"epoch {progress.epoch + 1}",
                    unit=" rows", unit_scale=True, leave=False, disable=None if show else True)  # fmt: skip
         saved = begun = time.monotonic()
+        cost = 0.0
         self.model.train()
         with bar:
             for start in starts[progress.step :]:
@@ -143,10 +144,11 @@ class Trainer:
                 progress.step += 1
                 bar.update(rows.numel())
                 now = time.monotonic()
-                if now - saved >= config.save_seconds and progress.step < len(starts):
+                if now - saved >= config.save_seconds * (1 + cost) and progress.step < len(starts):
                     progress.seconds, begun = progress.seconds + now - begun, now
                     self._save()
                     saved = time.monotonic()
+                    cost = saved - now  # in seconds: what takes long to save is saved more rarely
         progress.seconds += time.monotonic() - begun
 
     def _step(self, batch: Batch) -> float:
@@ -184,7 +186,7 @@ class Trainer:
             {
                 "epoch": progress.epoch + 1,
                 "loss": progress.loss / n,
-                **{f"valid_{name}": value for name, value in metrics.items()},
+                **{f"valid_{name}": value if math.isfinite(value) else None for name, value in metrics.items()},
                 "seconds": round(progress.seconds, 3),
                 "samples_per_second": round(n / max(progress.seconds, 1e-9)),
             }

@@ -90,7 +90,10 @@ def test_lists_empty_null_and_with_null_elements() -> None:
 
 def test_separated_text_is_a_list() -> None:
     encoder = Encoder.fit(schema(MultiValued(name="m", separator="|")), [table(m=["a|b", "a"])])
-    assert ids(encoder, table(m=["b|a", "a", None, ""])) == [[3, 2], [2], [MISSING], [MISSING]]
+    assert ids(encoder, table(m=["b|a", "a", None, ""])) == [[3, 2], [2], [MISSING], []]
+    coded = pa.array(["b|a", "", None]).dictionary_encode()
+    assert ids(encoder, table(m=coded)) == [[3, 2], [], [MISSING]]
+    assert ids(encoder, table(m=pa.nulls(2))) == [[MISSING], [MISSING]]
 
 
 def test_a_sliced_table_and_chunks_encode_as_the_whole() -> None:
@@ -131,9 +134,35 @@ def test_none_leaves_numbers_alone_and_fills_the_mean() -> None:
     assert encoder.encode(table(n=[7.0, None]), labels=False).dense.squeeze(1).tolist() == [7.0, 3.0]
 
 
-def test_a_constant_number_is_zero_not_infinite() -> None:
-    encoder = Encoder.fit(schema(Numeric(name="n")), [table(n=[2.0, 2.0])])
-    assert encoder.encode(table(n=[2.0]), labels=False).dense.item() == 0.0
+@pytest.mark.parametrize("value", [2.0, 0.1, 0.3, 1 / 3, 99.9, 0.0])
+def test_a_constant_number_is_zero_not_infinite(value: float) -> None:
+    encoder = Encoder.fit(schema(Numeric(name="n")), [table(n=[value] * 65_536), table(n=[value] * 37)])
+    assert encoder.encode(table(n=[value, value + 1]), labels=False).dense.squeeze(1).tolist() == pytest.approx([0, 1])
+
+
+@pytest.mark.parametrize("value", [1e300, -1e300, 1e38, 2.0**64])
+def test_a_number_that_would_overflow_is_missing_and_counted(value: float) -> None:
+    encoder, counts = Encoder.fit(schema(Numeric(name="n")), [table(n=[1.0, 3.0])]), Counts()
+    assert encoder.encode(table(n=[value]), labels=False, counts=counts).dense.item() == 0.0
+    assert counts.missing == {"n": 1}
+
+
+def test_labels_keep_their_digits() -> None:
+    regression = schema(Categorical(name="c"), labels=(Label(name="r", kind="regression"),))
+    rows = table(c=["a", "b"], r=[1.7e9, 1.7e9 + 1])
+    encoder = Encoder.fit(regression, [rows])
+    labels = encoder.encode(rows).labels
+    assert labels is not None
+    assert labels.squeeze(1).tolist() == [1.7e9, 1.7e9 + 1]
+    task = encoder.inputs.tasks[0]
+    assert ((labels.squeeze(1) - task.shift) / task.scale).tolist() == pytest.approx([-1, 1])
+
+
+def test_keys_are_passed_on() -> None:
+    encoder = Encoder.fit(schema(Categorical(name="c")), [table(c=["a"])])
+    batch = encoder.encode(table(c=["a"], k=[7]), labels=False, keys=["k"])
+    assert batch.keys is not None
+    assert batch.keys.to_pydict() == {"k": [7]}
 
 
 @given(st.lists(st.lists(st.floats(-1e6, 1e6), max_size=6), min_size=1, max_size=5))
@@ -167,12 +196,23 @@ def test_labels_and_groups() -> None:
 
 def test_groups_are_the_same_in_every_batch() -> None:
     grouped = schema(Categorical(name="c"), group="u")
-    rows = table(c=["a", "b", "c"], y=[0, 1, 0], u=["x", "y", None])
+    rows = table(c=["a", "b", "c"], y=[0, 1, 0], u=["x", "y", "x"])
     encoder = Encoder.fit(grouped, [rows])
     whole, last = encoder.encode(rows).groups, encoder.encode(rows.slice(1)).groups
     assert whole is not None
     assert last is not None
     assert torch.equal(whole[1:], last)
+
+
+def test_rows_without_a_user_are_users_of_their_own_and_counted() -> None:
+    grouped = schema(Categorical(name="c"), group="u")
+    rows = table(c=["a", "b", "c"], y=[0, 1, 0], u=[None, "y", None])
+    encoder, counts = Encoder.fit(grouped, [rows]), Counts()
+    parts = [encoder.encode(rows, counts=counts).groups for _ in range(2)]
+    codes = [code for part in parts if part is not None for code in part.tolist()]
+    assert codes[1] == codes[4]
+    assert len(set(codes)) == 5
+    assert counts.missing["u (group)"] == 4
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,16 @@ def test_one_number_has_one_text_in_every_type(array: pa.Array) -> None:
 
 
 def test_floats_with_a_fraction_and_huge_ones_keep_theirs() -> None:
-    assert canonical(pa.array([1.5, math.inf, 1e300]), "c").to_pylist() == ["1.5", "inf", "1e+300"]
+    assert canonical(pa.array([1.5, math.inf, 1e300, 1e16]), "c").to_pylist() == ["1.5", "inf", "1e+300", str(10**16)]
+
+
+def test_width_scale_and_unit_of_a_type_do_not_show() -> None:
+    for kind in (pa.float16(), pa.float32(), pa.float64(), pa.decimal128(9, 4)):
+        assert canonical(pa.array([0.5, 5, 120]).cast(kind), "c").to_pylist() == ["0.5", "5", "120"]
+    assert canonical(pa.array([0.1], pa.float32()), "c").to_pylist() == canonical(pa.array([0.1]), "c").to_pylist()
+    moment = datetime.datetime(2020, 1, 2, 3, 4, 5)
+    texts = {canonical(pa.array([moment], pa.timestamp(unit)), "c")[0].as_py() for unit in ("s", "ms", "us", "ns")}
+    assert len(texts) == 1
 
 
 def test_booleans_dates_and_decimals_have_a_text() -> None:
@@ -51,6 +60,11 @@ def test_nested_values_are_refused() -> None:
 def test_bytes_that_are_no_utf8_are_refused() -> None:
     with pytest.raises(DataError, match="cannot be read as text"):
         dictionary(pa.array([b"\xff\xfe"]), "c")
+    broken = pa.Array.from_buffers(
+        pa.string(), 1, [None, pa.array([0, 2], pa.int32()).buffers()[1], pa.py_buffer(b"\xff\xfe")]
+    )
+    with pytest.raises(DataError, match="is it UTF-8"):
+        dictionary(broken, "c")
 
 
 def test_a_column_of_nulls_is_all_missing() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from collections.abc import Callable
@@ -117,6 +118,8 @@ def test_an_altered_file_is_named(run: Path, name: str, damage: str) -> None:
 def alter(run: Path, change: Callable[[dict[str, Any]], None]) -> None:
     config = json.loads((run / "config.json").read_text())
     change(config)
+    rest = json.dumps({k: v for k, v in config.items() if k != "sha256"}, sort_keys=True)
+    config["sha256"] = hashlib.sha256(rest.encode()).hexdigest()
     (run / "config.json").write_text(json.dumps(config))
 
 
@@ -137,6 +140,38 @@ def test_a_config_that_cannot_be_is_named(run: Path, change: Callable[[dict[str,
     alter(run, change)
     with pytest.raises(CheckpointError, match=told):
         load(run)
+
+
+def test_a_config_that_was_edited_is_not_loaded(run: Path) -> None:
+    text = (run / "config.json").read_text()
+    (run / "config.json").write_text(
+        text.replace('"similarity_activation": "identity"', '"similarity_activation": "relu"')
+    )
+    with pytest.raises(CheckpointError, match="differ from their checksum: altered"):
+        load(run)
+
+
+def test_a_folded_model_is_saved_as_it_is(run: Path, tmp_path: Path) -> None:
+    rows = toy.rows(20, 3)
+    checkpoint = load(run)
+    expected = checkpoint.predict(rows)
+    checkpoint.model.tables.fold()
+    save(checkpoint, tmp_path / "folded")
+    assert np.allclose(load(tmp_path / "folded").predict(rows), expected, atol=1e-6)
+
+
+def test_leftovers_of_a_killed_save_are_swept(trained: Checkpoint, run: Path) -> None:
+    (run / ".model.safetensors.12345678.partial").write_bytes(b"half")
+    save(trained, run, overwrite=True)
+    assert not list(run.glob(".*"))
+
+
+def test_scores_that_are_not_finite_are_refused(run: Path) -> None:
+    checkpoint = load(run)
+    with torch.no_grad():
+        checkpoint.model.tables.table("user")[0].fill_(torch.inf)
+    with pytest.raises(DataError, match="20 of 20 scores are not finite"):
+        checkpoint.predict(toy.rows(20, 3))
 
 
 def test_what_is_no_run_folder_is_named(tmp_path: Path) -> None:

@@ -166,7 +166,9 @@ def test_predict_gives_probabilities_and_values(variant: str) -> None:
     logits, scores = model(batch), model.predict(batch)
     assert not scores.requires_grad
     assert bool(((scores[:, 0] >= 0) & (scores[:, 0] <= 1)).all())
-    torch.testing.assert_close(scores[:, 0], 1 / (1 + torch.exp(-logits[:, 0])))
+    assert scores.dtype == torch.float64
+    logits = logits.detach().double()
+    torch.testing.assert_close(scores[:, 0], 1 / (1 + torch.exp(-logits[:, 0])), rtol=1e-6, atol=1e-6)
     assert torch.equal(scores[:, 1], logits[:, 1])
     torch.testing.assert_close(scores[:, 2], logits[:, 2] * RATING.scale + RATING.shift)
 

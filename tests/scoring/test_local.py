@@ -81,6 +81,19 @@ def test_a_job_that_dies_leaves_what_was_there(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in.parquet", "out.parquet"]
 
 
+def test_a_device_is_refused_and_a_link_is_followed(trained: Checkpoint, source: Path, tmp_path: Path) -> None:
+    import os
+
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(DataError, match="got a folder or a device"):
+        score_file(trained, source, tmp_path / "pipe", show=False)
+    assert (tmp_path / "pipe").is_fifo()
+    (tmp_path / "link").symlink_to(tmp_path / "real.parquet")
+    score_file(trained, source, tmp_path / "link", show=False)
+    assert (tmp_path / "link").is_symlink()
+    assert pq.read_table(tmp_path / "real.parquet").num_rows == 1000
+
+
 def test_bad_input_is_named(trained: Checkpoint, source: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.parquet"
     for arguments, told in (

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pytest
 import torch
 
+from recsys.config import override
 from recsys.data.encoder import Encoder, Task
 from recsys.errors import CheckpointError, ConfigError, DataError
 from recsys.models.checkpoint import Checkpoint, load
@@ -174,7 +175,7 @@ def test_a_kill_in_the_middle_of_an_epoch_costs_nothing(tmp_path: Path, monkeypa
 
 
 def test_a_process_that_is_killed_resumes_to_the_same_bits(tmp_path: Path) -> None:
-    recipe = toy.recipe(tmp_path, save_seconds=0, epochs=4)
+    recipe = toy.recipe(tmp_path, save_seconds=0, epochs=30, patience=30)
     straight = train(recipe, show=False)
     script = textwrap.dedent(f"""
         from pathlib import Path
@@ -188,10 +189,9 @@ def test_a_process_that_is_killed_resumes_to_the_same_bits(tmp_path: Path) -> No
     while not state.exists() and child.poll() is None:
         time.sleep(0.005)
     child.send_signal(signal.SIGKILL)
-    child.wait()
-    assert_same(
-        straight, train(recipe, tmp_path / "run", show=False, overwrite=(tmp_path / "run/config.json").exists())
-    )
+    assert child.wait() == -signal.SIGKILL
+    assert state.exists()
+    assert_same(straight, train(recipe, tmp_path / "run", show=False))
 
 
 def test_another_recipe_does_not_resume_a_training(tmp_path: Path) -> None:
@@ -201,13 +201,49 @@ def test_another_recipe_does_not_resume_a_training(tmp_path: Path) -> None:
     recipe = toy.recipe(tmp_path, save_seconds=0)
     with pytest.raises(Killed):
         train(recipe, tmp_path / "run", show=False, report=stop)
-    (tmp_path / "run" / "training" / "state.safetensors").exists()
+    assert (tmp_path / "run" / "training" / "state.safetensors").exists()
     other = toy.recipe(tmp_path, seed=3, save_seconds=0)
     with pytest.raises(CheckpointError, match="unfinished training with another recipe"):
         train(other, tmp_path / "run", show=False)
     train(other, tmp_path / "run", show=False, overwrite=True)
     with pytest.raises(CheckpointError, match="holds a finished run"):
         train(other, tmp_path / "run", show=False)
+
+
+def test_a_training_that_fails_keeps_the_finished_run(tmp_path: Path) -> None:
+    recipe = toy.recipe(tmp_path)
+    train(recipe, tmp_path / "run", show=False)
+    before = weights(load(tmp_path / "run"))
+    for changes in ({"data.train": tmp_path / "none.parquet"}, {"training.learning_rate": 1e18}):
+        with pytest.raises((DataError, ConfigError)):
+            train(override(recipe, changes), tmp_path / "run", show=False, overwrite=True)
+        assert all(torch.equal(value, before[name]) for name, value in weights(load(tmp_path / "run")).items())
+
+
+def test_how_long_to_train_may_change_after_a_kill(tmp_path: Path) -> None:
+    def stop(progress: object) -> None:
+        raise Killed
+
+    recipe = toy.recipe(tmp_path, save_seconds=0)
+    with pytest.raises(Killed):
+        train(recipe, tmp_path / "run", show=False, report=stop)
+    longer = override(recipe, {"training.epochs": 4, "training.save_seconds": 60})
+    assert_same(train(longer, show=False), train(longer, tmp_path / "run", show=False))
+
+
+def test_a_folder_that_cannot_be_written_is_said_before_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(Trainer, "fit", lambda *_: pytest.fail("it trained"))
+    with pytest.raises(DataError, match="cannot be made"):
+        train(toy.recipe(tmp_path), tmp_path / "file" / "run", show=False)
+
+
+def test_what_was_replaced_is_recorded(tmp_path: Path) -> None:
+    checkpoint = train(toy.recipe(tmp_path, epochs=1), show=False)
+    (told,) = [line for line in checkpoint.training["replaced"]["train"] if line.startswith("age")]
+    assert "missing" in told
 
 
 def test_a_damaged_state_is_said(tmp_path: Path) -> None:
