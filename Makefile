@@ -37,7 +37,9 @@ $(READY): pyproject.toml
 demo: venv ## train, compare and score rankers on real data in a few minutes
 	$(BIN)/recsys demo
 
+# Without a network the tests on MovieLens, the README's commands among them, skip and say so.
 test: lint types venv ## all that must pass: lint, types, tests, and the package on its own
+	-$(BIN)/recsys data fetch movielens-100k
 	$(BIN)/python -m pytest
 	$(MAKE) package
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
 
-from recsys.data.encoder import Counts
+if TYPE_CHECKING:  # printing needs no torch
+    from recsys.data.encoder import Counts
 
 __all__ = ["console", "counts_notes", "interval", "metrics_tables"]
 
