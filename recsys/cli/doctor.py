@@ -22,11 +22,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from packaging.requirements import Requirement
-from rich.console import Console
 from rich.table import Table
 
 from recsys import __version__
 from recsys.cli.app import Result, call
+from recsys.cli.show import console
 from recsys.install import (
     CPU,
     CUDA,
@@ -99,7 +99,7 @@ def command() -> Result:
     mend, add = prescribe(packages, backends, installed, todo)
     states = [*(one.state for one in packages), *(one.state for one in backends.values())]
     ok = not mend and "broken" not in states
-    screen = Console() if sys.stdout.isatty() else Console(width=200, highlight=False)
+    screen = console()
     for table in (_machine_table(machine), *_package_tables(packages), _backend_table(backends), _fits_table()):
         screen.print(table, "")
     for title, lines in {"mend what is broken": mend, "add what is absent, if you need it": add}.items():
