@@ -20,6 +20,9 @@ import torch
 from torch import Tensor
 
 from recsys.config import override
+from recsys.data.encoder import Encoder
+from recsys.data.readers import read
+from recsys.data.schema import Schema
 from recsys.data.sources import fetch
 from recsys.training.bootstrap import multiplicities, replicate_metrics
 from recsys.training.metrics import auc, check
@@ -65,10 +68,6 @@ def _scores(name: str, seed: int) -> Tensor:
 
 def _truth() -> tuple[Tensor, Tensor]:
     """Labels and users of the test rows."""
-    from recsys.data.encoder import Encoder
-    from recsys.data.readers import read
-    from recsys.data.schema import Schema
-
     source = fetch("movielens-100k")
     test = read(source.test)
     batch = Encoder.fit(Schema.load(source.schema), [test]).encode(test)

@@ -110,8 +110,16 @@ def main(argv: Sequence[str]) -> int:
     except KeyboardInterrupt:
         print(f"recsys {argv[0]}: interrupted", file=sys.stderr)
         return 130
+    except BrokenPipeError:
+        raise  # `entry` knows what to do
+    except Exception as error:  # a bug of ours: one line for the user, the trace for who mends it
+        if debug:
+            raise
+        what = " ".join(f"{type(error).__name__}: {error}".split())
+        print(f"recsys {argv[0]}: unexpected {what}; --debug shows where", file=sys.stderr)
+        return 1
     if as_json:
-        print(json.dumps(dict(result)))
+        print(json.dumps(dict(result), allow_nan=False))
     return 0
 
 

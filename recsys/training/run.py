@@ -58,7 +58,7 @@ def train(
     """
     schema, train_rows, valid_rows = _data(recipe.data)
     if out is not None:
-        _prepare(out, overwrite)
+        _prepare(out, recipe, overwrite)
     encoder = _fit(schema, train_rows)
     counts = {"train": Counts(), "valid": Counts()}
     train_data = encode_all(encoder, train_rows, counts["train"])
@@ -164,14 +164,16 @@ def _data(config: DataConfig) -> tuple[Schema, Path, Path]:
     return schema, train_file, valid_file
 
 
-def _prepare(out: Path, overwrite: bool) -> None:
+def _prepare(out: Path, recipe: Recipe, overwrite: bool) -> None:
     """Make sure that `out` can be written to. A finished run in it stays until the new one takes its place."""
     if is_checkpoint(out) and not overwrite:
         raise CheckpointError(f"{out}: holds a finished run; name another folder, or say overwrite")
-    make_folder(out / "training")
     if overwrite:
-        shutil.rmtree(out / "training")
-    write_text(out / "log.jsonl", "")
+        shutil.rmtree(out / "training", ignore_errors=True)
+    make_folder(out / "training")
+    write_text(
+        out / "training" / "recipe.toml", recipe.toml()
+    )  # says what is going on here, and that the disk takes it
 
 
 def _fingerprint(recipe: Recipe, encoder: Encoder, train: Batch, valid: Batch) -> str:

@@ -41,7 +41,6 @@ class Progress:
     best_epoch: int = -1
     history: list[dict[str, Any]] = field(default_factory=list)
     """One record an epoch: loss, validation metrics, seconds, samples a second."""
-    finished: bool = False
 
 
 def task_loss(logits: Tensor, labels: Tensor, tasks: tuple[Task, ...]) -> Tensor:
@@ -119,7 +118,7 @@ class Trainer:
         with torch.random.fork_rng(devices=[]), suited_threads(self.model, rows, passes=3):
             torch.manual_seed(self.config.seed)
             self._resume()
-            while not self.progress.finished:
+            while not self._finished():
                 self._epoch(show)
                 self._close_epoch()
                 self._save()
@@ -195,10 +194,12 @@ class Trainer:
             progress.best, progress.best_epoch = watched, progress.epoch
             self.best_weights = {name: value.clone() for name, value in self.model.state_dict().items()}
         progress.epoch, progress.step, progress.loss, progress.seconds = progress.epoch + 1, 0, 0.0, 0.0
-        waited = progress.epoch - 1 - progress.best_epoch >= self.config.patience
-        progress.finished = waited or progress.epoch >= self.config.epochs
         if self.report is not None:
             self.report(progress)
+
+    def _finished(self) -> bool:
+        waited = self.progress.epoch - 1 - self.progress.best_epoch
+        return self.progress.epoch >= self.config.epochs or waited >= self.config.patience
 
     def _validate(self) -> tuple[dict[str, float], float]:
         """Validation metrics of the first task, and the watched one with its sign turned so that more is better."""

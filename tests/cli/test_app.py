@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import MappingProxyType, SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -127,15 +128,6 @@ def test_an_interrupt_is_130(as_score: Install, capsys: pytest.CaptureFixture[st
     assert capsys.readouterr() == ("", "recsys score: interrupted\n")
 
 
-def test_a_bug_keeps_its_trace(as_score: Install) -> None:
-    def command(argv: Sequence[str]) -> Result:
-        raise ZeroDivisionError
-
-    as_score(command)
-    with pytest.raises(ZeroDivisionError):
-        main(["score"])
-
-
 def test_call_parses_before_it_runs() -> None:
     """What the command itself prints to standard error is not swallowed, and its errors are its own."""
 
@@ -171,3 +163,14 @@ def test_a_closed_pipe_is_no_trace() -> None:
 
 def test_usage_names_every_common_option() -> None:
     assert all(option in app.USAGE for option in ("--help", "--json", "--debug"))
+
+
+def test_a_bug_is_one_line_and_exit_code_1(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def broken(name: str) -> Any:
+        raise ZeroDivisionError("of\nours")
+
+    monkeypatch.setattr(app, "_command", broken)
+    assert app.main(["doctor"]) == 1
+    assert capsys.readouterr().err == "recsys doctor: unexpected ZeroDivisionError: of ours; --debug shows where\n"
+    with pytest.raises(ZeroDivisionError):
+        app.main(["doctor", "--debug"])

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from recsys.data.encoder import Counts, Encoder
 from recsys.data.schema import Categorical, Hashing, Label, MultiValued, Numeric, Schema, Sequence, Vocabulary
-from recsys.errors import CheckpointError, DataError
+from recsys.errors import CheckpointError, ConfigError, DataError
 
 UNKNOWN, MISSING = 0, 1
 
@@ -317,3 +317,25 @@ def test_state_that_does_not_fit_is_refused(drop: str) -> None:
         Encoder.from_json({k: v for k, v in state.items() if k != drop}, "here")
     with pytest.raises(CheckpointError, match="does not fit its schema"):
         Encoder.from_json(state | {drop: {}}, "here")
+
+
+def test_rows_that_stand_for_no_value_are_told_to_models_and_start_as_zeros() -> None:
+    from recsys.models.registry import build, config_class
+
+    made = schema(Categorical(name="v"), Categorical(name="h", encoding=Hashing(bits=4)))
+    encoder = Encoder.fit(made, [table(v=["a", "b"], h=["x", "y"])])
+    assert [feature.reserved for feature in encoder.inputs.ids] == [2, 1]
+    tables = build(config_class("dcnv2")(), encoder.inputs).tables  # type: ignore[arg-type]
+    for name, zeros in (("v", 2), ("h", 1)):
+        rows = tables.table(name)[0]
+        assert not rows[:zeros].any()
+        assert rows[zeros:].any(dim=1).all()
+
+
+def test_tables_that_no_memory_holds_are_refused_with_the_sum() -> None:
+    from recsys.models.registry import build, config_class
+
+    encoder = Encoder.fit(schema(Categorical(name="c", encoding=Hashing(bits=31))), [table(c=["a"])])
+    config = config_class("dcnv2")(embedding_dim=10_000)
+    with pytest.raises(ConfigError, match=r"the tables need 85899\.3 GB.*`c`, 2,147,483,648 rows of 10000"):
+        build(config, encoder.inputs)  # type: ignore[arg-type]

@@ -231,6 +231,24 @@ def test_how_long_to_train_may_change_after_a_kill(tmp_path: Path) -> None:
     assert_same(train(longer, show=False), train(longer, tmp_path / "run", show=False))
 
 
+def test_a_training_that_was_done_but_not_saved_may_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def dying(*args: object, **rest: object) -> None:
+        raise Killed
+
+    recipe = toy.recipe(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr("recsys.training.run.save", dying)
+        with pytest.raises(Killed):
+            train(recipe, tmp_path / "run", show=False)
+    log = (tmp_path / "run" / "log.jsonl").read_text()
+    assert log.count("\n") == 3
+    with pytest.raises(Killed):
+        train(override(recipe, {"training.epochs": 5}), tmp_path / "run", show=False, report=dying)
+    assert (tmp_path / "run" / "log.jsonl").read_text().startswith(log)
+    longer = override(recipe, {"training.epochs": 5})
+    assert_same(train(longer, show=False), train(longer, tmp_path / "run", show=False))
+
+
 def test_a_folder_that_cannot_be_written_is_said_before_training(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
