@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from itertools import accumulate, pairwise
 from typing import Any
@@ -112,3 +113,13 @@ def write_table(tables: EmbeddingTables, name: str, rows: Tensor) -> None:
     """Set the rows of one table."""
     with torch.no_grad():
         tables.table(name)[0].copy_(rows)
+
+
+def tidy(value: str | None) -> str | None:
+    """The canonical text of one value: `recsys.data.values.canonical`, said another way."""
+    text = (value or "").strip()
+    if text.lower() in ("true", "false") and text in (text.title(), text.upper()):
+        return text.lower()
+    number, dot, zeros = text.rpartition(".")
+    whole_number = dot and re.fullmatch("-?[0-9]+", number) and re.fullmatch("0+", zeros)
+    return (number if whole_number else text) or None

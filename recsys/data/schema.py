@@ -14,13 +14,17 @@ from recsys.config import Config, explain, read_toml
 from recsys.errors import SchemaError
 
 __all__ = [
+    "Bucketed",
     "Categorical",
     "Feature",
+    "Format",
     "Hashing",
     "IdFeature",
     "Label",
+    "LogSquare",
     "MultiValued",
     "Numeric",
+    "Quantiles",
     "Schema",
     "Sequence",
     "Side",
@@ -28,6 +32,8 @@ __all__ = [
 ]
 
 Side = Literal["user", "item", "context"]
+Format = Literal["criteo", "avazu"]
+"""Text files whose columns are known by the format's name; `recsys.data.formats` describes them."""
 
 
 class Vocabulary(Config):
@@ -88,6 +94,31 @@ class Categorical(_IdFeature):
     kind: Literal["categorical"] = "categorical"
 
 
+class Quantiles(Config):
+    """Buckets that the training values fill equally; a value that is very frequent takes the place of several."""
+
+    kind: Literal["quantiles"] = "quantiles"
+    count: int = Field(32, ge=2, le=4096)
+    """Most buckets."""
+
+
+class LogSquare(Config):
+    """``floor(ln(v)²)`` for v > 2, and v itself otherwise: the buckets of the DCN² protocol.
+
+    Some small values share a bucket with a larger one, as 1 and 3 do; so they do in the protocol.
+    """
+
+    kind: Literal["log-square"] = "log-square"
+
+
+class Bucketed(_IdFeature):
+    """One number, looked up by its bucket as a category is; missing, NaN and infinite are a value of their own."""
+
+    kind: Literal["bucketed"] = "bucketed"
+    buckets: Annotated[Quantiles | LogSquare, Field(discriminator="kind")] = Quantiles()
+    """How a number becomes a bucket."""
+
+
 class MultiValued(_IdFeature):
     """Any number of values a row, pooled into one embedding; an empty list pools to zeros."""
 
@@ -106,8 +137,8 @@ class Sequence(_IdFeature):
     """Only the last this many are kept."""
 
 
-IdFeature = Categorical | MultiValued | Sequence
-Feature = Annotated[Numeric | Categorical | MultiValued | Sequence, Field(discriminator="kind")]
+IdFeature = Categorical | Bucketed | MultiValued | Sequence
+Feature = Annotated[Numeric | Categorical | Bucketed | MultiValued | Sequence, Field(discriminator="kind")]
 
 
 class Label(Config):
@@ -142,6 +173,8 @@ class Schema(Config):
     """The column that names the user: per-user metrics, and intervals clustered by user."""
     time: str | None = None
     """The column that orders the rows in time."""
+    format: Format | None = None
+    """Names the columns of text files that have no header or come as a known contest's; Parquet needs no name."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -163,6 +196,8 @@ class Schema(Config):
         if feature.shares is None:
             return
         target = next((other for other in self.id_features if other.name == feature.shares), None)
+        if isinstance(feature, Bucketed) or isinstance(target, Bucketed):
+            raise ValueError(f"feature `{feature.name}` cannot share `{feature.shares}`: buckets are nobody else's")
         if target is None:
             raise ValueError(
                 f"feature `{feature.name}` shares `{feature.shares}`, which is no id feature of this schema"

@@ -1,12 +1,11 @@
-"""One text for each value, so that a category means the same in every type of column.
+"""One text for each value, so that a category means the same in every type of column and every format of file.
 
-The integer 5, the floats 5.0 of 32 and 64 bits, the decimal 5.00 and the text "5" are one category. The text "5.0" is
-another: text is taken as it is.
+The integer 5, the floats 5.0 of 32 and 64 bits, the decimal 5.00 and the texts "5", " 5" and "5.0" are one category;
+so are the boolean true and the texts "true", "True" and "TRUE".
 """
 
 from __future__ import annotations
 
-import mmh3
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
@@ -14,9 +13,15 @@ import pyarrow.compute as pc
 
 from recsys.errors import DataError
 
-__all__ = ["canonical", "dictionary", "murmur_rows", "numbers", "whole"]
+__all__ = ["NO_VALUE", "canonical", "dictionary", "numbers", "whole"]
 
 Ints = npt.NDArray[np.int64]
+
+NO_VALUE = (
+    "", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>", "N/A", "NA",
+    "NULL", "NaN", "None", "n/a", "nan", "null", "\\N",
+)  # fmt: skip
+"""What text files write for "missing": what pandas reads as missing, and the \\N of databases."""
 
 
 def whole(column: pa.ChunkedArray | pa.Array) -> pa.Array:
@@ -28,10 +33,11 @@ def whole(column: pa.ChunkedArray | pa.Array) -> pa.Array:
 
 
 def canonical(array: pa.Array, name: str) -> pa.Array:
-    """The values as text; missing, NaN and empty text become null.
+    """The values as text (large_string) without spaces around it; missing, NaN and blank text become null.
 
     A number without a fraction is written as an integer, so that a column that pandas turned into floats because of
-    one missing value still meets the vocabulary that was made from integers.
+    one missing value, or wrote to a file as such, still meets the vocabulary that was made from integers. An instant
+    with a time zone is written in UTC.
 
     Raises:
         DataError: For a nested type or bytes that are not UTF-8.
@@ -43,14 +49,37 @@ def canonical(array: pa.Array, name: str) -> pa.Array:
         if pa.types.is_floating(kind):
             return _floats(pc.cast(array, pa.float32()) if pa.types.is_float16(kind) else array)
         if pa.types.is_timestamp(kind):
-            array = pc.cast(array, pa.timestamp("us", kind.tz), safe=False)
+            array = pc.cast(array, pa.timestamp("us", "UTC" if kind.tz else None), safe=False)
         text = pc.cast(array, pa.large_string())
     except pa.ArrowException as error:
         raise DataError(f"column `{name}`: {kind} values cannot be read as text: {error}") from None
     if pa.types.is_decimal(kind):
         text = pc.replace_substring_regex(text, r"(\.\d*?)0+$", r"\1")
-        text = pc.replace_substring_regex(text, r"\.$", "")
-    return pc.if_else(pc.equal(text, ""), pa.scalar(None, pa.large_string()), text)
+        return pc.replace_substring_regex(text, r"\.$", "")
+    return _tidy(text) if not _plain(kind) else text
+
+
+def _plain(kind: pa.DataType) -> bool:
+    """Whether a type's text is written by Arrow, and so without spaces and never empty."""
+    return bool(pa.types.is_integer(kind) or pa.types.is_boolean(kind) or pa.types.is_temporal(kind))
+
+
+def _tidy(text: pa.LargeStringArray) -> pa.LargeStringArray:
+    text = pc.utf8_trim_whitespace(text)
+    if pc.any(pc.match_substring(text, ".0")).as_py():
+        text = pc.replace_substring_regex(text, r"^(-?\d+)\.0+$", r"\1")
+    text = _lower_booleans(text)
+    blank = pc.equal(text, "")
+    return pc.if_else(blank, pa.scalar(None, pa.large_string()), text) if pc.any(blank).as_py() else text
+
+
+def _lower_booleans(text: pa.LargeStringArray) -> pa.LargeStringArray:
+    """``True`` and ``TRUE`` of a text file are the boolean that pandas reads them as."""
+    for word in ("True", "False"):
+        found = pc.is_in(text, value_set=pa.array([word, word.upper()], pa.large_string()))
+        if pc.any(found).as_py():
+            text = pc.if_else(found, pa.scalar(word.lower(), pa.large_string()), text)
+    return text
 
 
 def _floats(array: pa.Array) -> pa.Array:
@@ -60,48 +89,75 @@ def _floats(array: pa.Array) -> pa.Array:
     return pc.if_else(pc.is_nan(array), pa.scalar(None, pa.large_string()), text)
 
 
-def dictionary(array: pa.Array, name: str) -> tuple[npt.NDArray[np.object_], Ints]:
-    """Distinct canonical values, and for each row the position of its value, -1 where it is missing.
+def dictionary(array: pa.Array, name: str) -> tuple[pa.LargeStringArray, Ints]:
+    """Canonical texts of the values that occur, and for each row the position of its text, -1 where it is missing.
 
-    Two distinct raw values may have one text (5 and "5"), so a text can stand twice among the distinct ones.
+    Two raw values may have one text (5 and "5"), so a text can stand twice.
     """
     if not pa.types.is_dictionary(array.type):
         if pa.types.is_nested(array.type) or pa.types.is_null(array.type):
             array = canonical(array, name)
         array = pc.dictionary_encode(array)
+    codes = _codes(array.indices)
+    values, codes = _used(array.dictionary, codes)
     try:
-        texts = canonical(array.dictionary, name).to_numpy(zero_copy_only=False)
+        texts = canonical(values, name)
+        texts.validate(full=True)  # text in a Parquet file or from another library may be anything
     except (pa.ArrowException, UnicodeDecodeError) as error:
         raise DataError(f"column `{name}`: its text cannot be read, is it UTF-8? ({error})") from None
-    codes = pc.fill_null(pc.cast(array.indices, pa.int64()), -1).to_numpy(zero_copy_only=False)
-    missing = np.flatnonzero([text is None for text in texts])
-    if missing.size:
-        codes = np.where(np.isin(codes, missing), -1, codes)
-    return np.asarray(texts, dtype=object), codes
+    return _without_nulls(texts, codes)
 
 
-def murmur_rows(texts: npt.NDArray[np.object_], feature: str, bits: int, seed: int) -> Ints:
-    """Rows 1 … 2^bits - 1 for ``feature|text`` by murmur3 (32 bits); row 0 stays "unknown"."""
-    rows = (1 << bits) - 1
-    hashed = [1 + mmh3.hash(f"{feature}|{text}", seed, signed=False) % max(rows, 1) for text in texts]
-    return np.minimum(np.asarray(hashed, dtype=np.int64), rows)
+def _codes(indices: pa.Array) -> Ints:
+    codes = pc.cast(indices, pa.int64())
+    return np.asarray((pc.fill_null(codes, -1) if codes.null_count else codes).to_numpy(zero_copy_only=False))
+
+
+def _used(values: pa.Array, codes: Ints) -> tuple[pa.Array, Ints]:
+    """Leave out the values that no row has: the dictionary of a row group serves many small tables."""
+    if len(values) <= codes.size // 2:
+        return values, codes
+    there = np.zeros(len(values) + 1, dtype=bool)
+    there[codes] = True  # -1, missing, is the last
+    if there[:-1].all():
+        return values, codes
+    position = np.cumsum(there) - 1
+    position[-1] = -1
+    return values.take(pa.array(np.flatnonzero(there[:-1]))), position[codes]
+
+
+def _without_nulls(texts: pa.LargeStringArray, codes: Ints) -> tuple[pa.LargeStringArray, Ints]:
+    if not texts.null_count:
+        return texts, codes
+    present = texts.is_valid().to_numpy(zero_copy_only=False)
+    position = np.append(np.where(present, np.cumsum(present) - 1, -1), -1)
+    return texts.drop_null(), position[codes]
 
 
 def numbers(array: pa.Array, name: str) -> npt.NDArray[np.float64]:
     """The column as float64, NaN where it is missing; text that reads as numbers is read.
 
+    In text, what `NO_VALUE` lists and a question mark count as missing.
+
     Raises:
         DataError: When a value is no number; the message shows it.
     """
-    if pa.types.is_dictionary(array.type):
-        array = array.dictionary_decode()
-    if pa.types.is_boolean(array.type):
+    kind = array.type
+    if pa.types.is_dictionary(kind):
+        values = np.append(numbers(array.dictionary, name), np.nan)
+        return np.asarray(values[_codes(array.indices)])  # -1, missing, is the last
+    if pa.types.is_boolean(kind):
         array = pc.cast(array, pa.int8())
-    if pa.types.is_string(array.type) or pa.types.is_large_string(array.type):
-        array = pc.utf8_trim_whitespace(array)
-        array = pc.if_else(pc.equal(array, ""), pa.scalar(None, array.type), array)
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
+        array = pc.utf8_trim_whitespace(pc.cast(array, pa.large_string()))
+        nothing = pc.is_in(array, value_set=pa.array([*NO_VALUE, "?"], pa.large_string()))
+        array = pc.if_else(nothing, pa.scalar(None, pa.large_string()), array)
     try:
         column = pc.cast(array, pa.float64(), safe=False)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-        raise DataError(f"column `{name}`: expected numbers, got {array.type}: {error}") from None
+        raise DataError(f"column `{name}`: expected numbers, got {kind}: {_shortly(error)}") from None
     return np.asarray(pc.fill_null(column, float("nan")).to_numpy(zero_copy_only=False), dtype=np.float64)
+
+
+def _shortly(error: Exception) -> str:
+    return str(error).splitlines()[0][:200]
