@@ -58,7 +58,7 @@ def bucketed(found: Floats, feature: Bucketed, edges: Floats | None) -> pa.Array
 
 
 def values(table: pa.Table, feature: IdFeature, edges: Floats | None) -> tuple[pa.Array, Ints | None, int]:
-    """The values of an id feature one after the other, how many each row has (None: one), and how many rows were cut."""
+    """The values of an id feature one after the other, how many each row has (None: one), and how many were cut."""
     array = column(table, feature.source)
     if isinstance(feature, Categorical):
         return array, None, 0

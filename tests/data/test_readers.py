@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from recsys.data.readers import open_parquet, read, tables
+from recsys.data.readers import Dataset, open_parquet, read, tables
 from recsys.errors import ConfigError, DataError
 
 
@@ -43,7 +43,9 @@ def test_anything_that_exports_arrow_is_read() -> None:
 
 
 def test_what_is_no_data_is_refused() -> None:
-    with pytest.raises(DataError, match="expected a path, an Arrow table or a DataFrame, got int"):
+    with pytest.raises(
+        DataError, match="expected paths, an Arrow table, a DataFrame or anything else that exports Arrow, got int"
+    ):
         read(5)
 
 
@@ -63,10 +65,85 @@ def test_a_column_that_stands_twice_is_named(tmp_path: Path) -> None:
 
 
 def test_columns_that_are_not_wanted_are_not_converted() -> None:
-    frame = pd.DataFrame({"a": [1, 2], "b": pd.Series([1, "x"], dtype=object)})
+    frame = pd.DataFrame({"a": [1, 2], "b": pd.Series([1, ["x"]], dtype=object)})
     assert read(frame, ["a"])["a"].to_pylist() == [1, 2]
-    with pytest.raises(DataError, match="a column cannot be read"):
+    with pytest.raises(DataError, match="column `b`: holds list values among others"):
         read(frame, ["b"])
+
+
+def test_mixed_types_and_huge_integers_become_text() -> None:
+    mixed = pd.Series([1, "x", None, 2.5, 10**30], dtype=object)
+    frame = pd.DataFrame({"mixed": mixed, "huge": pd.Series([2**64, 2**70, None, 1, 0], dtype=object)})
+    assert read(frame)["mixed"].to_pylist() == ["1", "x", None, "2.5", str(10**30)]
+    assert [str(v) for v in read(frame)["huge"].to_pylist()] == [str(2**64), str(2**70), "None", "1", "0"]
+
+
+def test_polars_and_duckdb_are_read_as_arrow() -> None:
+    import duckdb
+    import polars
+
+    table = pa.table({"a": [1, 2], "b": ["x", None]})
+    assert read(polars.from_arrow(table)).to_pylist() == table.to_pylist()
+    assert read(duckdb.from_arrow(table), ["b"]).to_pylist() == [{"b": "x"}, {"b": None}]
+
+
+def test_a_folder_is_all_its_files_and_several_files_are_one(tmp_path: Path) -> None:
+    (tmp_path / "day=1").mkdir()
+    (tmp_path / "day=2").mkdir()
+    (tmp_path / "day=1" / "part-0.parquet").write_bytes(b"")
+    for name in ("_SUCCESS", ".part-0.crc", "day=2/.hidden"):
+        (tmp_path / name).write_text("x")
+    with pytest.raises(DataError, match=r"part-0\.parquet: the file is empty"):
+        Dataset(tmp_path)
+    pq.write_table(pa.table({"a": [1, 2]}), tmp_path / "day=1" / "part-0.parquet")
+    (tmp_path / "day=2" / "x.csv").write_text("b,a\n0,3\n")
+    assert read(tmp_path / "day=1")["a"].to_pylist() == [1, 2]
+    both = Dataset([tmp_path / "day=1", tmp_path / "day=2" / "x.csv"])
+    assert [table["a"].to_pylist() for table, _ in both.read(["a"])] == [[1, 2], ["3"]]
+    assert both.rows is None
+    assert Dataset(tmp_path / "day=1").rows == 2
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    with pytest.raises(DataError, match="holds no data files"):
+        Dataset(empty)
+
+
+def test_pieces_and_places_cover_every_row_once(tmp_path: Path) -> None:
+    path = tmp_path / "rows.parquet"
+    pq.write_table(pa.table({"a": range(100_000)}), path, row_group_size=7_000)
+    data = Dataset(path)
+    pieces = list(data.pieces())
+    assert sum(piece.rows or 0 for piece in pieces) == 100_000 == data.rows
+    assert all((piece.rows or 0) >= 1 << 14 for piece in pieces[:-1])
+    read_back: list[int] = []
+    places = [(table["a"].to_pylist(), place) for table, place in data.read(["a"], 3_000, pieces)]
+    for start in (places[0][1], places[7][1], places[-1][1]):
+        rest = [a for table, _ in data.read(["a"], 2_000, pieces, start) for a in table["a"].to_pylist()]
+        before = places[[place for _, place in places].index(start)][0][-1] + 1
+        assert rest == list(range(before, 100_000))
+    for piece in reversed(pieces):
+        read_back = [a for t, _ in data.read(["a"], pieces=[piece]) for a in t["a"].to_pylist()] + read_back
+    assert read_back == list(range(100_000))
+
+
+def test_a_file_that_changes_while_it_is_read_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "rows.parquet"
+    pq.write_table(pa.table({"a": range(60_000)}), path, row_group_size=20_000)
+    reading = Dataset(path).read(["a"])
+    next(reading)
+    pq.write_table(pa.table({"a": range(60_001)}), path)
+    with pytest.raises(DataError, match=r"rows\.parquet: was changed while it was being read"):
+        list(reading)
+    path.unlink()
+    with pytest.raises(DataError, match="no such file"):
+        read(path)
+
+
+def test_other_formats_are_named(tmp_path: Path) -> None:
+    excel = tmp_path / "book.xlsx"
+    excel.write_bytes(b"PK\x03\x04rest")
+    with pytest.raises(DataError, match="got a zip or Excel file"):
+        read(excel)
 
 
 def test_a_size_below_one_is_refused(parquet: Path) -> None:
