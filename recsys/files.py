@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import json
 import os
@@ -13,7 +14,7 @@ from typing import Any
 
 from recsys.errors import DataError
 
-__all__ = ["make_folder", "read_json", "replacing", "sha256", "sweep", "write_json", "write_text"]
+__all__ = ["locked", "make_folder", "read_json", "replacing", "sha256", "sweep", "write_json", "write_text"]
 
 
 @contextlib.contextmanager
@@ -54,6 +55,46 @@ def sweep(folder: Path) -> None:
     """Remove what a killed `replacing` left behind in a folder that nobody else writes to."""
     for left in folder.glob(".*.partial"):
         left.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold the lock file `path`; the kernel lets go of it when the process ends, however it ends.
+
+    Raises:
+        DataError: When another process holds it.
+    """
+    make_folder(path.parent)
+    while True:
+        try:
+            handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        except OSError as error:
+            raise DataError(f"{path}: cannot be written: {error.strerror or error}") from None
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            owner = os.pread(handle, 32, 0).decode(errors="replace").strip() or "unknown"
+            os.close(handle)
+            raise DataError(
+                f"{path}: another process (number {owner}) is writing there; wait for it, or name another output"
+            ) from None
+        if _still_named(handle, path):  # else its last owner removed it between our two calls
+            break
+        os.close(handle)
+    os.truncate(handle, 0)
+    os.pwrite(handle, str(os.getpid()).encode(), 0)
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+        os.close(handle)
+
+
+def _still_named(handle: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(handle), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def make_folder(folder: Path) -> None:

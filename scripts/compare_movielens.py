@@ -24,10 +24,11 @@ from recsys.data.encoder import Encoder
 from recsys.data.readers import read
 from recsys.data.schema import Schema
 from recsys.data.sources import fetch
+from recsys.data.stream import encode_all
 from recsys.training.bootstrap import multiplicities, replicate_metrics
 from recsys.training.metrics import auc, check
 from recsys.training.recipe import find_recipe
-from recsys.training.run import encode_all, train
+from recsys.training.run import train
 from recsys.training.trainer import predict
 
 

@@ -16,13 +16,14 @@ from recsys.cli.show import console, interval
 from recsys.config import override
 from recsys.data.batch import Batch
 from recsys.data.sources import Source, fetch
+from recsys.data.stream import encode_all
 from recsys.errors import DataError
 from recsys.models.checkpoint import Checkpoint
 from recsys.scoring.local import score_file
 from recsys.training.bootstrap import compare
 from recsys.training.figures import compare_models
 from recsys.training.recipe import find_recipe
-from recsys.training.run import encode_all, evaluate_on, plain, train
+from recsys.training.run import evaluate_on, plain, train
 from recsys.training.trainer import Progress, predict
 
 __all__ = ["main"]

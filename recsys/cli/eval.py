@@ -28,21 +28,23 @@ def command(run: tyro.conf.Positional[Path], data: str, against: Path | None = N
 
     Args:
         run: Folder of a trained model.
-        data: A Parquet file, or SOURCE:SPLIT such as movielens-100k:test.
+        data: A file or a folder (Parquet, CSV, TSV), or SOURCE:SPLIT such as movielens-100k:test.
         against: Another run: print the paired differences, run minus this one.
         replicates: Of the bootstrap.
     """
     path, counts, screen = resolve(data), Counts(), console()
     checkpoint = load(run)
-    other = load(against) if against is not None else None
-    metrics = plain(evaluate_on(checkpoint, path, counts, replicates))
+    difference = None
+    if against is None:
+        metrics = plain(evaluate_on(checkpoint, path, counts, replicates))
+    else:
+        metrics, difference = map(plain, compare_runs(checkpoint, load(against), path, counts, replicates))
     for table in metrics_tables(metrics, f"{run} on {data} ({counts.rows:,} rows)"):
         screen.print(table)
     for line in counts_notes(counts):
         screen.print(line)
     result = {"run": str(run), "rows": counts.rows, "metrics": metrics}
-    if other is not None:
-        difference = plain(compare_runs(checkpoint, other, path, replicates))
+    if difference is not None:
         for table in metrics_tables(difference, f"{run} minus {against}, paired"):
             screen.print(table)
         result |= {"against": str(against), "difference": difference}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -11,7 +11,7 @@ from rich.table import Table
 if TYPE_CHECKING:  # printing needs no torch
     from recsys.data.encoder import Counts
 
-__all__ = ["console", "counts_notes", "interval", "metrics_tables"]
+__all__ = ["console", "counts_notes", "features_table", "interval", "metrics_tables"]
 
 NAMES = {
     "auc": "AUC",
@@ -51,6 +51,22 @@ def metrics_tables(metrics: Mapping[str, Any], title: str) -> list[Table]:
         span = f"{_number(metric['low'])} – {_number(metric['high'])}"
         table.add_row(NAMES.get(name, name), _number(metric["value"]), span)
     return [table]
+
+
+def features_table(features: Sequence[Mapping[str, Any]]) -> Table:
+    """What the encoder made of each feature; see `recsys.data.report.FeatureReport`."""
+    table = Table(title="features", title_justify="left")
+    for name in ("feature", "kind", "table", "rows", "distinct", "missing", "unknown", "colliding", "by chance"):
+        table.add_column(name, justify="left" if name in ("feature", "kind", "table") else "right")
+    for found in features:
+        shares = [_share(found.get(key)) for key in ("missing", "unknown", "colliding", "expected")]
+        counts = ["" if found.get(key) is None else f"{found[key]:,}" for key in ("rows", "distinct")]
+        table.add_row(found["name"], found["kind"], found.get("table", ""), *counts, *shares)
+    return table
+
+
+def _share(value: float | None) -> str:
+    return "" if not value else f"{value:.1%}" if value >= 0.001 else "<0.1%"
 
 
 def counts_notes(counts: Counts) -> list[str]:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import tyro
 
 from recsys.cli.app import Result, UsageError, call
-from recsys.cli.show import console, metrics_tables
+from recsys.cli.show import console, features_table, metrics_tables
 from recsys.config import override
 from recsys.errors import ConfigError
 from recsys.training.recipe import Recipe, TrainingConfig, find_recipe
@@ -39,8 +39,8 @@ def _command(recipe: Recipe) -> Any:
         out: Path,
         source: str | None = None,
         schema: Path | None = None,
-        train: Path | None = None,
-        valid: Path | None = None,
+        train: tuple[Path, ...] = (),
+        valid: tuple[Path, ...] = (),
         overwrite: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
         model: Any = recipe.model,
         training: TrainingConfig = recipe.training,
@@ -54,8 +54,8 @@ def _command(recipe: Recipe) -> Any:
             out: Folder to write the run to.
             source: A source that `recsys data list` names, in place of the recipe's data.
             schema: Schema file (TOML) in place of the recipe's.
-            train: Parquet file to train on, in place of the recipe's.
-            valid: Parquet file that says when to stop, in place of the recipe's.
+            train: Files or folders to train on (Parquet, CSV, TSV), in place of the recipe's.
+            valid: Files or folders that say when to stop, in place of the recipe's.
             overwrite: Start again even if the folder holds a run.
             model: The model.
             training: How it is trained.
@@ -69,13 +69,13 @@ def _command(recipe: Recipe) -> Any:
 
 
 def _with_data(
-    recipe: Recipe, source: str | None, schema: Path | None, train_file: Path | None, valid: Path | None
+    recipe: Recipe, source: str | None, schema: Path | None, train_files: tuple[Path, ...], valid: tuple[Path, ...]
 ) -> Recipe:
     """The recipe with other data: a named source, or the user's own files."""
-    if source is None and schema is None and train_file is None and valid is None:
+    if source is None and schema is None and not train_files and not valid:
         return recipe
-    files = {"schema_file": schema, "train": train_file, "valid": valid}
-    own_files = source is None and train_file is not None
+    files = {"schema_file": schema, "train": train_files, "valid": valid}
+    own_files = source is None and bool(train_files)
     if own_files and schema is None and recipe.data.schema_file is None:
         raise ConfigError("your own files need a schema that says what their columns mean: add --schema FILE")
     base = {} if source else recipe.data.model_dump()
@@ -100,6 +100,7 @@ def _run(recipe: Recipe, out: Path, overwrite: bool) -> Result:
     checkpoint = train(recipe, out, overwrite=overwrite, report=report)
     for table in metrics_tables(checkpoint.metrics["valid"], "validation rows"):
         screen.print(table)
+    screen.print(features_table(checkpoint.training["features"]))
     for split, lines in checkpoint.training["replaced"].items():
         for line in lines:
             screen.print(f"  {split}: {line}", highlight=False)

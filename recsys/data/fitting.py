@@ -11,14 +11,15 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from recsys.data.collisions import Collisions, Shares
-from recsys.data.columns import column, label, transformed, values
+from recsys.data.columns import column, groups, label, transformed, values
 from recsys.data.hashing import hash_rows
+from recsys.data.inputs import Counts
 from recsys.data.schema import Bucketed, Hashing, IdFeature, Label, Quantiles, Schema
 from recsys.data.values import dictionary, numbers
 from recsys.data.vocabulary import Tally, Vocabulary
 from recsys.errors import DataError
 
-__all__ = ["Fitted", "Normaliser", "fit", "target_name"]
+__all__ = ["Fitted", "Fitting", "Normaliser", "fit", "target_name"]
 
 Floats = npt.NDArray[np.float64]
 _SAMPLE = 1 << 17
@@ -43,12 +44,14 @@ class Fitted:
         vocabularies: Known values, by feature.
         edges: Of quantile buckets, by feature.
         shares: Distinct values and the share of them that collide, by hashed feature.
+        counts: What was missing in the training data, and what was too rare for a vocabulary.
     """
 
     normalisers: dict[str, Normaliser] = field(default_factory=dict)
     vocabularies: dict[str, Vocabulary] = field(default_factory=dict)
     edges: dict[str, Floats] = field(default_factory=dict)
     shares: dict[str, Shares] = field(default_factory=dict)
+    counts: Counts = field(default_factory=Counts)
 
 
 def fit(schema: Schema, tables: Iterable[pa.Table]) -> Fitted:
@@ -57,14 +60,10 @@ def fit(schema: Schema, tables: Iterable[pa.Table]) -> Fitted:
     Raises:
         DataError: When a column is missing or mistyped, or there are no rows.
     """
-    pass_ = _Pass(schema)
-    rows = 0
+    fitting = Fitting(schema)
     for table in tables:
-        rows += table.num_rows
-        pass_.add(table)
-    if not rows:
-        raise DataError("the training data has no rows")
-    return pass_.learnt()
+        fitting.add(table)
+    return fitting.learnt()
 
 
 def target_name(label: Label) -> str:
@@ -72,9 +71,11 @@ def target_name(label: Label) -> str:
     return f"label:{label.name}"
 
 
-class _Pass:
+class Fitting:
+    """Learning under way: `add` every table, then take what was `learnt`."""
+
     def __init__(self, schema: Schema) -> None:
-        self.schema = schema
+        self.schema, self.counts = schema, Counts()
         self.moments = {f.name: _Moments() for f in schema.numeric}
         self.targets = {target_name(t): _Moments() for t in schema.labels if t.kind == "regression"}
         self.samples = {f.name: _Sample(f.name) for f in schema.id_features if _quantiles(f)}
@@ -83,20 +84,35 @@ class _Pass:
         self.collisions = {schema.table(f): Collisions() for f in schema.id_features if _hashed(schema, f)}
 
     def add(self, table: pa.Table) -> None:
-        for number in self.schema.numeric:
-            self.moments[number.name].add(transformed(table, number))
+        """Learn from the rows of a table.
+
+        Raises:
+            DataError: When a column is missing or mistyped, or a label is missing or out of range.
+        """
+        self.counts.rows += table.num_rows
         for task in self.schema.labels:
+            found = label(table, task)
             if task.kind == "regression":
-                self.targets[target_name(task)].add(label(table, task))
+                self.targets[target_name(task)].add(found)
+        for number in self.schema.numeric:
+            found = transformed(table, number)
+            self.moments[number.name].add(found)
+            self.counts.add(number.name, found.size, int((~np.isfinite(found)).sum()))
         for feature in self.schema.id_features:
             if feature.name in self.samples:
-                self.samples[feature.name].add(numbers(column(table, feature.source), feature.source))
+                found = numbers(column(table, feature.source), feature.source)
+                self.samples[feature.name].add(found)
+                self.counts.add(feature.name, found.size, int((~np.isfinite(found)).sum()))
             else:
-                self._count(feature, values(table, feature, None)[0])
+                self._count(table, feature)
+        if self.schema.group is not None:
+            groups(table, self.schema.group, self.counts)
 
-    def _count(self, feature: IdFeature, array: pa.Array) -> None:
+    def _count(self, table: pa.Table, feature: IdFeature) -> None:
         owner = self.schema.owner(feature)
+        array, _, cut = values(table, feature, None)
         texts, codes = dictionary(array, feature.source)
+        self.counts.add(feature.name, codes.size, int((codes < 0).sum()), 0, cut)
         if isinstance(owner.encoding, Hashing):
             rows = hash_rows(texts, owner.name, owner.encoding.bits, owner.encoding.seed)
             self.collisions[self.schema.table(owner)].add(owner.name, texts, rows)
@@ -104,16 +120,25 @@ class _Pass:
             self.tallies[owner.name].add(texts, codes)
 
     def learnt(self) -> Fitted:
+        """What an encoder needs.
+
+        Raises:
+            DataError: When there were no rows.
+        """
+        if not self.counts.rows:
+            raise DataError("the training data has no rows")
         found = Fitted(
             normalisers={f.name: self.moments[f.name].normaliser(f.transform != "none") for f in self.schema.numeric}
             | {name: moments.normaliser(True) for name, moments in self.targets.items()},
             edges={f.name: self._edges(f) for f in self.schema.id_features if f.name in self.samples},
+            counts=self.counts,
         )
         for feature in self.schema.id_features:
             if feature.name in self.tallies:
                 assert not isinstance(feature.encoding, Hashing)
-                frequent = self.tallies[feature.name].most_frequent(feature.encoding.min_count)
+                frequent, rare = self.tallies[feature.name].most_frequent(feature.encoding.min_count)
                 found.vocabularies[feature.name] = Vocabulary(frequent)
+                self.counts.add(feature.name, 0, 0, rare)
             elif feature.name in self.samples:
                 self._all_buckets(feature, found)
         for collisions in self.collisions.values():

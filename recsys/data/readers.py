@@ -17,7 +17,7 @@ from recsys.data.parquet import batches, groups, open_parquet
 from recsys.data.schema import Format
 from recsys.errors import ConfigError, DataError
 
-__all__ = ["DataFile", "Dataset", "Piece", "Place", "Rows", "files_in", "open_parquet", "read", "tables"]
+__all__ = ["BEGIN", "DataFile", "Dataset", "Piece", "Place", "Rows", "files_in", "open_parquet", "read", "tables"]
 
 Rows = Any
 """A path of a file or a folder, several of them, a pyarrow Table or RecordBatch, a DataFrame, or what exports Arrow."""
@@ -33,7 +33,7 @@ class Place(NamedTuple):
     rows: int = 0
 
 
-_BEGIN = Place()
+BEGIN = Place()
 
 
 @dataclass(frozen=True)
@@ -121,6 +121,10 @@ class Dataset:
         """Size of the files, or of the table in memory."""
         return self._table.nbytes if self._table is not None else sum(file.size for file in self.files)
 
+    def identity(self) -> list[tuple[str, int, int]]:
+        """What changes when a file does: name, size and time of change of each; of a table in memory nothing."""
+        return [(file.path.name, file.size, file.modified) for file in self.files]
+
     def _cheap(self) -> bool:
         return all(isinstance(opened, _Parquet) for opened in self._opened)
 
@@ -139,7 +143,7 @@ class Dataset:
         columns: Sequence[str] | None = None,
         size: int = _TABLE,
         pieces: Iterable[Piece] | None = None,
-        start: Place = _BEGIN,
+        start: Place = BEGIN,
     ) -> Iterator[tuple[pa.Table, Place]]:
         """Tables of at most `size` rows, each with the place that comes after it.
 

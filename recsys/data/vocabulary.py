@@ -33,12 +33,16 @@ class Tally:
         if self._pending > _PENDING:
             self._merge()
 
-    def most_frequent(self, min_count: int = 1) -> pa.LargeStringArray:
-        """Texts seen at least `min_count` times, the most frequent first (hot rows lie together), ties by text."""
+    def most_frequent(self, min_count: int = 1) -> tuple[pa.LargeStringArray, int]:
+        """Texts seen at least `min_count` times, and how many values were of rarer ones.
+
+        The most frequent come first, so that hot rows lie together; ties in the order of their text.
+        """
         self._merge()
         keep = np.flatnonzero(self._counts[0] >= max(min_count, 1))
         table = pa.table({"text": self._texts[0].take(pa.array(keep)), "n": self._counts[0][keep]})
-        return table.sort_by([("n", "descending"), ("text", "ascending")])["text"].combine_chunks()
+        rare = int(self._counts[0].sum() - self._counts[0][keep].sum())
+        return table.sort_by([("n", "descending"), ("text", "ascending")])["text"].combine_chunks(), rare
 
     def _merge(self) -> None:
         merged = pc.dictionary_encode(pa.concat_arrays([pa.array([], pa.large_string()), *self._texts]))

@@ -85,7 +85,7 @@ class Checkpoint:
         """Scores of rows: [n] float32, or [n, tasks] for several tasks; float64 if one of them is a regression.
 
         Args:
-            rows: A Parquet file's path, an Arrow table or a DataFrame with the schema's columns.
+            rows: Files, an Arrow table or a DataFrame with the schema's columns.
             batch_size: Rows at a time.
             counts: Where missing and unknown values are counted.
 
@@ -94,7 +94,7 @@ class Checkpoint:
         """
         parts = [
             self.predict_batch(self.encoder.encode(table, labels=False, counts=counts))
-            for table in tables(rows, self.encoder.schema.columns, batch_size)
+            for table in tables(rows, self.encoder.schema.columns, batch_size, self.encoder.schema.format)
         ]
         tasks = len(self.encoder.schema.labels)
         scores = np.concatenate(parts) if parts else np.zeros((0, tasks), dtype=np.float32)

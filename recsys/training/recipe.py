@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from recsys.config import Config, nearest, read_toml
 from recsys.errors import ConfigError
@@ -15,6 +15,14 @@ from recsys.shelves import shelf
 __all__ = ["DataConfig", "Recipe", "TrainingConfig", "find_recipe"]
 
 
+def _several(value: Any) -> Any:
+    return (value,) if isinstance(value, (str, Path)) else value
+
+
+Files = Annotated[tuple[Path, ...], BeforeValidator(_several)]
+"""One path or several."""
+
+
 class DataConfig(Config):
     """Where the rows come from: a named source, or files with a schema."""
 
@@ -22,14 +30,14 @@ class DataConfig(Config):
     """A source that `recsys data list` names; it brings its own schema and splits."""
     schema_file: Path | None = None
     """A schema file (TOML) in place of the source's own."""
-    train: Path | None = None
-    """Parquet file to train on."""
-    valid: Path | None = None
-    """Parquet file that says when to stop."""
+    train: Files = ()
+    """Files or folders to train on: Parquet, CSV, TSV."""
+    valid: Files = ()
+    """Files or folders that say when to stop."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        files = [name for name, value in (("train", self.train), ("valid", self.valid)) if value is None]
+        files = [name for name, value in (("train", self.train), ("valid", self.valid)) if not value]
         if self.source is None and (files or self.schema_file is None):
             raise ValueError("name a `source`, or all of `schema_file`, `train` and `valid`")
         if self.source is not None and len(files) == 1:
@@ -60,6 +68,8 @@ class TrainingConfig(Config):
     """Which validation metric chooses the best epoch (the first task's; a regression task is watched by its RMSE)."""
     patience: int = Field(2, ge=1)
     """Epochs without a better validation metric before training stops."""
+    shuffle_rows: int = Field(500_000, ge=1)
+    """Rows that are shuffled together, and what bounds the memory: no more than these are held encoded at a time."""
     save_seconds: float = Field(30.0, ge=0)
     """How often the state is saved within an epoch, so that a kill loses little; every epoch's end is saved too."""
 
@@ -84,6 +94,8 @@ class Recipe(Config):
             for key in ("schema_file", "train", "valid"):
                 if isinstance(data.get(key), str):
                     data[key] = path.parent / data[key]
+                elif isinstance(data.get(key), list):
+                    data[key] = [path.parent / file if isinstance(file, str) else file for file in data[key]]
         return cls.parse(values, str(path))
 
 

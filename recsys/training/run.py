@@ -6,26 +6,31 @@ import contextlib
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from recsys.data.ahead import ahead
 from recsys.data.batch import Batch
 from recsys.data.encoder import Counts, Encoder
-from recsys.data.readers import Rows, open_parquet, tables
+from recsys.data.readers import Dataset, Rows
+from recsys.data.report import report as report_features
 from recsys.data.schema import Schema
 from recsys.data.sources import load as load_source
+from recsys.data.stream import Examples, Resident, named_tables, needed
 from recsys.errors import CheckpointError, DataError, SchemaError
-from recsys.files import make_folder, write_text
+from recsys.files import locked, make_folder, write_text
 from recsys.models.checkpoint import Checkpoint, is_checkpoint, save
-from recsys.models.registry import build
+from recsys.models.registry import AnyModelConfig, build
 from recsys.training.bootstrap import Interval, compare, evaluate
+from recsys.training.prepare import Prepared, outline, prepare
 from recsys.training.recipe import DataConfig, Recipe
-from recsys.training.trainer import Progress, Trainer, predict
+from recsys.training.trainer import EVAL_BATCH, Progress, Trainer, predict_all
 
-__all__ = ["Metrics", "against", "encode_all", "evaluate_on", "plain", "train"]
+__all__ = ["Metrics", "against", "evaluate_on", "plain", "train"]
 
 Metrics = dict[str, Any]
 """Metric name -> `Interval`; with several tasks, task name -> such a dict."""
@@ -56,49 +61,64 @@ def train(
         DataError: When the data cannot be read.
         SchemaError: When the data cannot feed the model.
     """
-    schema, train_rows, valid_rows = _data(recipe.data)
-    if out is not None:
-        _prepare(out, recipe, overwrite)
-    encoder = _fit(schema, train_rows)
-    counts = {"train": Counts(), "valid": Counts()}
-    train_data = encode_all(encoder, train_rows, counts["train"])
-    valid_data = encode_all(encoder, valid_rows, counts["valid"])
+    schema, rows = _data(recipe.data)
+    _check_fit(recipe.model, schema)
+    lock = contextlib.nullcontext() if out is None else _claimed(out, recipe, overwrite)
+    with lock:
+        checkpoint = _trained(recipe, schema, rows, out, show, report)
+        if out is not None:
+            save(checkpoint, out, overwrite=True)
+            shutil.rmtree(out / "training", ignore_errors=True)
+    return checkpoint
+
+
+def _trained(
+    recipe: Recipe,
+    schema: Schema,
+    rows: tuple[Dataset, Dataset],
+    out: Path | None,
+    show: bool,
+    report: Callable[[Progress], None] | None,
+) -> Checkpoint:
+    folder = None if out is None else out / "training"
+    prepared = prepare(schema, *rows, recipe.training.shuffle_rows, folder, show)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.training.seed)
-        model = build(recipe.model, encoder.inputs)
+        model = build(recipe.model, prepared.encoder.inputs)
     trainer = Trainer(
         model,
-        train_data,
-        valid_data,
+        prepared.train,
+        prepared.valid,
         recipe.training,
-        state_file=None if out is None else out / "training" / "state.safetensors",
-        fingerprint=_fingerprint(recipe, encoder, train_data, valid_data),
+        state_file=None if folder is None else folder / "state.safetensors",
+        fingerprint=_fingerprint(recipe, prepared.encoder, rows),
         report=_logging(out, report),
     )
     progress = trainer.fit(show)
-    account = _account(recipe, progress) | {"replaced": {split: c.sentences() for split, c in counts.items()}}
-    checkpoint = Checkpoint(recipe.model, model, encoder, training=account)
-    checkpoint.metrics = {"valid": plain(_measure(checkpoint, valid_data))}
-    if out is not None:
-        save(checkpoint, out, overwrite=True)
-        shutil.rmtree(out / "training", ignore_errors=True)
+    checkpoint = Checkpoint(recipe.model, model, prepared.encoder, training=_account(recipe, progress, prepared))
+    checkpoint.metrics = {"valid": plain(_measure(checkpoint, prepared.valid))}
     return checkpoint
 
 
 def evaluate_on(checkpoint: Checkpoint, rows: Rows, counts: Counts | None = None, replicates: int = 500) -> Metrics:
     """Metrics of a checkpoint on labelled rows, with 95 % intervals clustered by user.
 
+    Rows are read and scored in batches; kept are scores, labels and users, 24 bytes a row.
+
     Args:
         checkpoint: From `recsys.load`.
-        rows: A Parquet file, an Arrow table or a DataFrame with labels.
+        rows: Files, an Arrow table or a DataFrame with labels.
         counts: Where missing and unknown values are counted.
         replicates: Of the bootstrap.
     """
-    return _measure(checkpoint, encode_all(checkpoint.encoder, rows, counts), replicates)
+    scores, labels, groups = _predicted([checkpoint], rows, counts)
+    return _metrics(checkpoint, scores[0], labels, groups, replicates)
 
 
-def against(checkpoint: Checkpoint, other: Checkpoint, rows: Rows, replicates: int = 500) -> Metrics:
-    """Paired differences, `checkpoint` minus `other`, on the same rows and the same resamples of users.
+def against(
+    checkpoint: Checkpoint, other: Checkpoint, rows: Rows, counts: Counts | None = None, replicates: int = 500
+) -> tuple[Metrics, Metrics]:
+    """Metrics of `checkpoint`, and its paired differences to `other` on the same rows and the same resamples of users.
 
     Raises:
         SchemaError: When the two predict different labels.
@@ -106,62 +126,67 @@ def against(checkpoint: Checkpoint, other: Checkpoint, rows: Rows, replicates: i
     names = [label.source for label in checkpoint.encoder.schema.labels]
     if names != [label.source for label in other.encoder.schema.labels]:
         raise SchemaError("the two runs predict different labels, so their metrics cannot be compared")
-    data, data_other = encode_all(checkpoint.encoder, rows), encode_all(other.encoder, rows)
-    scores, scores_other = predict(checkpoint.model, data), predict(other.model, data_other)
-    assert data.labels is not None
+    (scores, theirs), labels, groups = _predicted([checkpoint, other], rows, counts)
     per_task = {
-        task.name: compare(scores[:, t], scores_other[:, t], data.labels[:, t], data.groups, kind=task.kind,
-                           replicates=replicates)
+        task.name: compare(scores[:, t], theirs[:, t], labels[:, t], groups, kind=task.kind, replicates=replicates)
         for t, task in enumerate(checkpoint.encoder.inputs.tasks)
-    }  # fmt: skip
-    return _unnest(per_task)
+    }
+    return _metrics(checkpoint, scores, labels, groups, replicates), _unnest(per_task)
 
 
-def encode_all(encoder: Encoder, rows: Rows, counts: Counts | None = None) -> Batch:
-    """All labelled rows as one encoded batch in memory.
+def _predicted(
+    checkpoints: Sequence[Checkpoint], rows: Rows, counts: Counts | None
+) -> tuple[list[Tensor], Tensor, Tensor | None]:
+    """Predictions of each checkpoint, labels and groups (of the first), from one pass over the rows."""
+    columns = list(dict.fromkeys(name for c in checkpoints for name in needed(c.encoder.schema)))
+    data = Dataset(rows, checkpoints[0].encoder.schema.format, columns)
+    counted = [counts if counts is not None else Counts(), *(Counts() for _ in checkpoints[1:])]
 
-    Raises:
-        DataError: With the file's name, when it has no rows, or a column or a label is not as the schema says.
-    """
-    counts = Counts() if counts is None else counts
-    with _naming(rows):
-        return Batch.concat([encoder.encode(t, counts=counts) for t in tables(rows, _needed(encoder.schema))])
+    def encoded() -> Iterator[list[Batch]]:
+        for table, naming in named_tables(data, columns):
+            with naming():
+                yield [c.encoder.encode(table, counts=n) for c, n in zip(checkpoints, counted, strict=True)]
 
-
-def _fit(schema: Schema, rows: Rows) -> Encoder:
-    with _naming(rows):
-        return Encoder.fit(schema, tables(rows, _needed(schema)))
-
-
-@contextlib.contextmanager
-def _naming(rows: Rows) -> Iterator[None]:
-    """Begin what is wrong with the data with the name of its file."""
-    try:
-        yield
-    except DataError as error:
-        known = not isinstance(rows, (str, Path)) or str(error).startswith(str(rows))
-        raise error if known else DataError(f"{rows}: {error}") from None
+    small = (part for batches in ahead(encoded()) for part in zip(*map(_parts, batches), strict=True))
+    scores, labels, groups = predict_all([checkpoint.model for checkpoint in checkpoints], small)
+    if labels is None:
+        raise DataError("the data has no rows")
+    return scores, labels, groups
 
 
-def _needed(schema: Schema) -> list[str]:
-    columns = [*schema.columns, *(label.source for label in schema.labels), *([schema.group] if schema.group else [])]
-    return list(dict.fromkeys(columns))
+def _parts(batch: Batch) -> Iterator[Batch]:
+    return Resident(batch).in_order(EVAL_BATCH)
 
 
-def _data(config: DataConfig) -> tuple[Schema, Path, Path]:
-    """Schema, training file and validation file of a recipe."""
+def _data(config: DataConfig) -> tuple[Schema, tuple[Dataset, Dataset]]:
+    """Schema, training rows and validation rows of a recipe."""
     if config.source is None:
         assert config.schema_file
-        assert config.train
-        assert config.valid
-        schema, train_file, valid_file = Schema.load(config.schema_file), config.train, config.valid
+        schema, train_files, valid_files = Schema.load(config.schema_file), config.train, config.valid
     else:
         source = load_source(config.source)
         schema = Schema.load(config.schema_file or source.schema)
-        train_file, valid_file = config.train or source.train, config.valid or source.valid
-    for path in (train_file, valid_file):
-        open_parquet(path).close()  # say what is wrong before anything is written
-    return schema, train_file, valid_file
+        train_files, valid_files = config.train or (source.train,), config.valid or (source.valid,)
+    columns = needed(schema)
+    train_data, valid_data = (Dataset(files, schema.format, columns) for files in (train_files, valid_files))
+    for data in (train_data, valid_data):
+        data.need(columns)  # say what is wrong before anything is written
+    return schema, (train_data, valid_data)
+
+
+def _check_fit(config: AnyModelConfig, schema: Schema) -> None:
+    """Build the model with tables of a few rows: what it cannot take is said before the data is read."""
+    with torch.random.fork_rng(devices=[]):
+        build(config, outline(schema))
+
+
+@contextlib.contextmanager
+def _claimed(out: Path, recipe: Recipe, overwrite: bool) -> Iterator[None]:
+    """Keep other processes from training into `out` at the same time."""
+    make_folder(out.parent)
+    with locked(out.with_name(f".{out.name}.lock")):
+        _prepare(out, recipe, overwrite)
+        yield
 
 
 def _prepare(out: Path, recipe: Recipe, overwrite: bool) -> None:
@@ -176,7 +201,7 @@ def _prepare(out: Path, recipe: Recipe, overwrite: bool) -> None:
     )  # says what is going on here, and that the disk takes it
 
 
-def _fingerprint(recipe: Recipe, encoder: Encoder, train: Batch, valid: Batch) -> str:
+def _fingerprint(recipe: Recipe, encoder: Encoder, rows: tuple[Dataset, Dataset]) -> str:
     """Of all that decides a step: another model, optimiser, schema or data gives another one.
 
     How long to train and how often to save may change between a kill and the next call.
@@ -184,10 +209,7 @@ def _fingerprint(recipe: Recipe, encoder: Encoder, train: Batch, valid: Batch) -
     free = {"epochs", "patience", "save_seconds"}
     digest = hashlib.sha256(recipe.model_dump_json(exclude={"data": True, "training": free}).encode())
     digest.update(json.dumps(encoder.to_json(), sort_keys=True).encode())
-    for batch in (train, valid):
-        for tensor in (batch.dense, batch.ids.values, batch.ids.offsets, batch.labels):
-            if tensor is not None:
-                digest.update(tensor.contiguous().numpy())  # type: ignore[arg-type]
+    digest.update(json.dumps([data.identity() for data in rows]).encode())
     return digest.hexdigest()
 
 
@@ -203,22 +225,30 @@ def _logging(out: Path | None, report: Callable[[Progress], None] | None) -> Cal
     return log
 
 
-def _account(recipe: Recipe, progress: Progress) -> dict[str, Any]:
+def _account(recipe: Recipe, progress: Progress, prepared: Prepared) -> dict[str, Any]:
     seconds = sum(record["seconds"] for record in progress.history)
+    counts = {"train": prepared.encoder.fitted.counts, "valid": prepared.counts}
     return {
         "recipe": recipe.model_dump(mode="json", exclude_none=True),
         "epochs": len(progress.history),
         "best_epoch": progress.best_epoch + 1,
         "seconds": round(seconds, 1),
         "samples_per_second": round(sum(r["samples_per_second"] for r in progress.history) / len(progress.history)),
+        "features": [line.to_json() for line in report_features(prepared.encoder, *counts.values())],
+        "replaced": {split: found.sentences() for split, found in counts.items()},
     }
 
 
-def _measure(checkpoint: Checkpoint, data: Batch, replicates: int = 500) -> Metrics:
-    scores = predict(checkpoint.model, data)
-    assert data.labels is not None
+def _measure(checkpoint: Checkpoint, data: Examples, replicates: int = 500) -> Metrics:
+    batches = ((batch,) for batch in data.in_order(EVAL_BATCH))
+    scores, labels, groups = predict_all([checkpoint.model], batches)
+    assert labels is not None
+    return _metrics(checkpoint, scores[0], labels, groups, replicates)
+
+
+def _metrics(checkpoint: Checkpoint, scores: Tensor, labels: Tensor, groups: Tensor | None, replicates: int) -> Metrics:
     per_task = {
-        task.name: evaluate(scores[:, t], data.labels[:, t], data.groups, kind=task.kind, replicates=replicates)
+        task.name: evaluate(scores[:, t], labels[:, t], groups, kind=task.kind, replicates=replicates)
         for t, task in enumerate(checkpoint.encoder.inputs.tasks)
     }
     return _unnest(per_task)

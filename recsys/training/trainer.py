@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from tqdm import tqdm
 
 from recsys.data.batch import Batch
 from recsys.data.encoder import Task
+from recsys.data.stream import Examples
 from recsys.errors import ConfigError, DataError
 from recsys.models.base import RankingModel
 from recsys.threads import suited_threads
@@ -23,7 +25,10 @@ from recsys.training.metrics import auc, log_loss, rmse
 from recsys.training.recipe import TrainingConfig
 from recsys.training.state import load_state, save_state
 
-__all__ = ["Progress", "Trainer", "predict", "task_loss"]
+__all__ = ["EVAL_BATCH", "Progress", "Trainer", "predict", "predict_all", "task_loss"]
+
+EVAL_BATCH = 8192
+"""Rows at a time when measuring."""
 
 
 @dataclass
@@ -63,15 +68,47 @@ def task_loss(logits: Tensor, labels: Tensor, tasks: tuple[Task, ...]) -> Tensor
     return torch.stack(losses).sum()
 
 
-@torch.no_grad()
-def predict(model: RankingModel, data: Batch, batch_size: int = 8192) -> Tensor:
+def predict(model: RankingModel, data: Batch) -> Tensor:
     """[n, tasks] predictions in evaluation mode; the model's mode is put back."""
+    parts = (data.slice(start, start + EVAL_BATCH) for start in range(0, len(data), EVAL_BATCH))
+    return predict_all([model], ((part,) for part in parts))[0][0]
+
+
+@torch.no_grad()
+def predict_all(
+    models: Sequence[RankingModel], batches: Iterable[Sequence[Batch]]
+) -> tuple[list[Tensor], Tensor | None, Tensor | None]:
+    """Predictions of several models on the same rows, each from its own encoding of them.
+
+    Args:
+        models: One or more.
+        batches: The rows, in batches: for each model the batch as its encoder made it.
+
+    Returns:
+        [n, tasks] predictions of each model, in evaluation mode; labels [n, tasks] and groups [n], or None.
+    """
+    parts: list[list[Tensor]] = [[torch.zeros(0, len(model.inputs.tasks))] for model in models]
+    labels: list[Tensor] = []
+    groups: list[Tensor] = []
+    for same in batches:
+        for part, model, batch in zip(parts, models, same, strict=True):
+            part.append(_evaluated(model, batch))
+        labels += [] if same[0].labels is None else [same[0].labels]
+        groups += [] if same[0].groups is None else [same[0].groups]
+    return [torch.cat(part) for part in parts], _joined(labels), _joined(groups)
+
+
+def _evaluated(model: RankingModel, batch: Batch) -> Tensor:
     was_training = model.training
     model.eval()
-    with suited_threads(model, min(batch_size, len(data))):
-        parts = [model.predict(data.slice(start, start + batch_size)) for start in range(0, len(data), batch_size)]
+    with suited_threads(model, len(batch)):
+        scores = model.predict(batch)
     model.train(was_training)
-    return torch.cat(parts) if parts else torch.zeros(0, len(model.inputs.tasks))
+    return scores
+
+
+def _joined(parts: list[Tensor]) -> Tensor | None:
+    return torch.cat(parts) if parts else None
 
 
 class Trainer:
@@ -82,8 +119,8 @@ class Trainer:
 
     Args:
         model: Starts from its weights.
-        train: Encoded training rows with labels.
-        valid: Encoded rows that say when to stop.
+        train: Training rows with labels.
+        valid: Rows that say when to stop.
         config: How.
         state_file: Where the state is kept while training; None keeps none.
         fingerprint: Of recipe and data; a state with another one is refused.
@@ -93,15 +130,15 @@ class Trainer:
     def __init__(
         self,
         model: RankingModel,
-        train: Batch,
-        valid: Batch,
+        train: Examples,
+        valid: Examples,
         config: TrainingConfig,
         state_file: Path | None = None,
         fingerprint: str = "",
         report: Callable[[Progress], None] | None = None,
     ) -> None:
-        if not len(train) or not len(valid):
-            raise DataError(f"expected rows to train on and to validate on, got {len(train)} and {len(valid)}")
+        if not train.rows or not valid.rows:
+            raise DataError(f"expected rows to train on and to validate on, got {train.rows} and {valid.rows}")
         self.model, self.train_data, self.valid_data, self.config = model, train, valid, config
         self.state_file, self.fingerprint, self.report = state_file, fingerprint, report
         self.optimizers = _optimizers(model, config)
@@ -114,7 +151,7 @@ class Trainer:
         Args:
             show: A progress bar on standard error.
         """
-        rows = min(self.config.batch_size, len(self.train_data))
+        rows = min(self.config.batch_size, self.train_data.rows)
         with torch.random.fork_rng(devices=[]), suited_threads(self.model, rows, passes=3):
             torch.manual_seed(self.config.seed)
             self._resume()
@@ -127,23 +164,20 @@ class Trainer:
         return self.progress
 
     def _epoch(self, show: bool) -> None:
-        config, progress = self.config, self.progress
-        n = len(self.train_data)
-        order = torch.randperm(n, generator=torch.Generator().manual_seed(config.seed * 100_003 + progress.epoch))
-        starts = range(0, n, config.batch_size)
+        config, progress, n = self.config, self.progress, self.train_data.rows
+        batches = self.train_data.shuffled(progress.epoch, config.seed, config.batch_size, progress.step)
         bar = tqdm(total=n, initial=min(progress.step * config.batch_size, n), desc=f"epoch {progress.epoch + 1}",
                    unit=" rows", unit_scale=True, leave=False, disable=None if show else True)  # fmt: skip
         saved = begun = time.monotonic()
         cost = 0.0
         self.model.train()
-        with bar:
-            for start in starts[progress.step :]:
-                rows = order[start : start + config.batch_size]
-                progress.loss += self._step(self.train_data.take(rows)) * rows.numel()
+        with bar, contextlib.closing(batches):
+            for batch in batches:
+                progress.loss += self._step(batch) * len(batch)
                 progress.step += 1
-                bar.update(rows.numel())
+                bar.update(len(batch))
                 now = time.monotonic()
-                if now - saved >= config.save_seconds * (1 + cost) and progress.step < len(starts):
+                if now - saved >= config.save_seconds * (1 + cost) and progress.step * config.batch_size < n:
                     progress.seconds, begun = progress.seconds + now - begun, now
                     self._save()
                     saved = time.monotonic()
@@ -179,7 +213,7 @@ class Trainer:
                 )
 
     def _close_epoch(self) -> None:
-        progress, n = self.progress, len(self.train_data)
+        progress, n = self.progress, self.train_data.rows
         metrics, watched = self._validate()
         progress.history.append(
             {
@@ -203,8 +237,10 @@ class Trainer:
 
     def _validate(self) -> tuple[dict[str, float], float]:
         """Validation metrics of the first task, and the watched one with its sign turned so that more is better."""
-        assert self.valid_data.labels is not None
-        scores, labels = predict(self.model, self.valid_data)[:, 0], self.valid_data.labels[:, 0]
+        batches = ((batch,) for batch in self.valid_data.in_order(EVAL_BATCH))
+        (predicted,), labelled, _ = predict_all([self.model], batches)
+        assert labelled is not None
+        scores, labels = predicted[:, 0], labelled[:, 0]
         if self.model.inputs.tasks[0].kind == "regression":
             error = float(rmse(scores, labels))
             return {"rmse": error}, -error

@@ -18,13 +18,18 @@ import torch
 
 from recsys.config import override
 from recsys.data.encoder import Encoder, Task
-from recsys.errors import CheckpointError, ConfigError, DataError
+from recsys.data.stream import Resident, encode_all
+from recsys.errors import CheckpointError, ConfigError, DataError, SchemaError
 from recsys.models.checkpoint import Checkpoint, load
 from recsys.models.registry import build, config_class
 from recsys.training.recipe import TrainingConfig
-from recsys.training.run import against, encode_all, evaluate_on, train
+from recsys.training.run import against, evaluate_on, train
 from recsys.training.trainer import Trainer, predict, task_loss
 from tests import toy
+
+FLAT = toy.SCHEMA.model_copy(
+    update={"features": tuple(f for f in toy.SCHEMA.features if f.name in ("user", "item", "age"))}
+)
 
 
 def weights(checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
@@ -41,7 +46,10 @@ def trainer(config: TrainingConfig, valid: pa.Table | None = None) -> Trainer:
     encoder = Encoder.fit(toy.SCHEMA, [toy.rows(600)])
     torch.manual_seed(0)
     model = build(config_class("dcn2")(embedding_dim=4), encoder.inputs)  # type: ignore[arg-type]
-    return Trainer(model, encode_all(encoder, toy.rows(600)), encode_all(encoder, valid or toy.rows(200, 1)), config)
+    train_rows, valid_rows = (
+        Resident(encode_all(encoder, rows)) for rows in (toy.rows(600), valid or toy.rows(200, 1))
+    )
+    return Trainer(model, train_rows, valid_rows, config)
 
 
 def test_task_loss_is_the_weighted_sum_of_mean_losses() -> None:
@@ -63,7 +71,8 @@ def test_it_learns_the_interaction() -> None:
 def test_only_rows_that_were_read_move() -> None:
     one = trainer(TrainingConfig(batch_size=600, epochs=1))
     before = one.model.tables.table("item")[0].clone()
-    batch = one.train_data
+    assert isinstance(one.train_data, Resident)
+    batch = one.train_data.batch
     used = torch.unique(torch.cat([batch.ids.feature(1)[0], batch.ids.feature(2)[0]]))
     one.fit(show=False)
     moved = (one.model.tables.table("item")[0] != before).any(dim=1).nonzero().squeeze(1)
@@ -84,11 +93,12 @@ def test_patience_stops_and_the_best_weights_come_back() -> None:
     one = trainer(TrainingConfig(batch_size=64, epochs=60, learning_rate=0.05, patience=2))
     progress = one.fit(show=False)
     assert progress.epoch == progress.best_epoch + 3 < 60
-    labels = one.valid_data.labels
+    assert isinstance(one.valid_data, Resident)
+    labels = one.valid_data.batch.labels
     assert labels is not None
     from recsys.training.metrics import auc
 
-    assert float(auc(predict(one.model, one.valid_data)[:, 0], labels[:, 0])) == progress.best
+    assert float(auc(predict(one.model, one.valid_data.batch)[:, 0], labels[:, 0])) == progress.best
 
 
 def test_l2_keeps_the_rows_smaller() -> None:
@@ -131,8 +141,11 @@ class Killed(Exception):
 
 @pytest.mark.parametrize("model", ["dcn2", "din", "lr"])
 @pytest.mark.parametrize("optimizer", ["adam", "adagrad"])
-def test_a_resumed_training_ends_with_the_same_bits(tmp_path: Path, model: str, optimizer: str) -> None:
-    recipe = toy.recipe(tmp_path, model, save_seconds=0, table_optimizer=optimizer)
+@pytest.mark.parametrize("shuffle_rows", [500_000, 300])
+def test_a_resumed_training_ends_with_the_same_bits(
+    tmp_path: Path, model: str, optimizer: str, shuffle_rows: int
+) -> None:
+    recipe = toy.recipe(tmp_path, model, save_seconds=0, table_optimizer=optimizer, shuffle_rows=shuffle_rows)
     straight = train(recipe, tmp_path / "straight", show=False)
     for stop_at in (1, 2):
 
@@ -154,8 +167,11 @@ def test_a_resumed_training_ends_with_the_same_bits(tmp_path: Path, model: str, 
     assert [record["epoch"] for record in logs[0]] == [1, 2, 3]
 
 
-def test_a_kill_in_the_middle_of_an_epoch_costs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    recipe = toy.recipe(tmp_path, save_seconds=0)
+@pytest.mark.parametrize("shuffle_rows", [500_000, 300])
+def test_a_kill_in_the_middle_of_an_epoch_costs_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shuffle_rows: int
+) -> None:
+    recipe = toy.recipe(tmp_path, save_seconds=0, shuffle_rows=shuffle_rows)
     straight = train(recipe, show=False)
     step, calls = Trainer._step, iter(range(1000))
 
@@ -283,10 +299,11 @@ def test_two_tasks_train_and_are_measured_apart(tmp_path: Path) -> None:
 
 def test_against_itself_is_zero_and_other_labels_are_refused(tmp_path: Path) -> None:
     one = train(toy.recipe(tmp_path / "a"), show=False)
-    same = against(one, one, toy.rows(300, 5))
+    metrics, same = against(one, one, toy.rows(300, 5))
+    assert metrics == evaluate_on(one, toy.rows(300, 5))
     assert {(m.value, m.low, m.high) for m in same.values()} == {(0.0, 0.0, 0.0)}
     two = train(toy.recipe(tmp_path / "b", "lr", epochs=1), show=False)
-    assert against(one, two, toy.rows(300, 5))["auc"].value == pytest.approx(
+    assert against(one, two, toy.rows(300, 5))[1]["auc"].value == pytest.approx(
         evaluate_on(one, toy.rows(300, 5))["auc"].value - evaluate_on(two, toy.rows(300, 5))["auc"].value
     )
     other = train(toy.recipe(tmp_path / "c", schema=toy.TWO_TASKS, epochs=1), show=False)
@@ -298,7 +315,41 @@ def test_empty_training_data_is_said(tmp_path: Path) -> None:
     import pyarrow.parquet as pq
 
     recipe = toy.recipe(tmp_path)
-    assert recipe.data.valid is not None
-    pq.write_table(toy.rows(0), recipe.data.valid)
+    pq.write_table(toy.rows(0), recipe.data.valid[0])
     with pytest.raises(DataError, match="no rows"):
         train(recipe, show=False)
+
+
+def test_two_trainings_into_one_folder_are_refused(tmp_path: Path) -> None:
+    def second(progress: object) -> None:
+        with pytest.raises(DataError, match=r"another process .* is writing there"):
+            train(recipe, tmp_path / "run", show=False)
+        with pytest.raises(DataError, match=r"another process .* is writing there"):
+            train(recipe, tmp_path / "run", show=False, overwrite=True)
+
+    recipe = toy.recipe(tmp_path, epochs=1)
+    train(recipe, tmp_path / "run", show=False, report=second)
+    assert sorted(path.name for path in tmp_path.iterdir() if path.name.startswith(".")) == []
+
+
+def test_text_files_and_folders_train_as_parquet_does(tmp_path: Path) -> None:
+    import pyarrow.csv as pacsv
+
+    recipe = toy.recipe(tmp_path, schema=FLAT)
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    table = toy.rows(1500).select(["label", "user", "item", "age"])
+    pacsv.write_csv(table.slice(0, 700), folder / "1.csv")
+    pacsv.write_csv(table.slice(700), folder / "2.tsv", pacsv.WriteOptions(delimiter="\t"))
+    one, two = train(recipe, show=False), train(override(recipe, {"data.train": [folder]}), show=False)
+    assert_same(one, two)
+
+
+def test_a_model_that_the_schema_cannot_feed_is_said_before_reading(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = toy.recipe(tmp_path, "din", schema=FLAT)
+    monkeypatch.setattr("recsys.training.run.prepare", None)
+    with pytest.raises(SchemaError, match="sequence"):
+        train(recipe, tmp_path / "run", show=False)
+    assert not (tmp_path / "run").exists()
