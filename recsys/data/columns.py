@@ -16,6 +16,7 @@ from recsys.errors import DataError
 __all__ = ["bucketed", "column", "groups", "label", "labels", "transformed", "values"]
 
 Floats = npt.NDArray[np.float64]
+LARGEST = 1e100
 
 
 def column(table: pa.Table, name: str) -> pa.Array:
@@ -32,8 +33,9 @@ def column(table: pa.Table, name: str) -> pa.Array:
 
 
 def transformed(table: pa.Table, feature: Numeric) -> Floats:
-    """A number after its transform, NaN where it is missing."""
+    """A number after its transform, NaN where it is missing, infinite or so large that its square has no number."""
     found = numbers(column(table, feature.source), feature.source)
+    found = np.where(np.abs(found) <= LARGEST, found, np.nan)
     if feature.transform == "log":
         return np.asarray(np.sign(found) * np.log1p(np.abs(found)), dtype=np.float64)
     return found
@@ -119,16 +121,24 @@ def labels(table: pa.Table, tasks: tuple[Label, ...]) -> Floats:
 
 def label(table: pa.Table, task: Label) -> Floats:
     """[B] labels of one task."""
-    found = numbers(column(table, task.source), task.source)
+    array = column(table, task.source)
+    found = numbers(array, task.source) if task.positive is None else _is(array, task.positive, task.source)
     bad = ~np.isfinite(found)
     if bad.any():
         raise DataError(f"label `{task.source}`: {int(bad.sum())} of {found.size} rows have no finite value")
     if task.kind == "binary" and found.size and (found.min() < 0 or found.max() > 1):
         raise DataError(
             f"label `{task.source}`: expected values in [0, 1], got {found.min():g} … {found.max():g}; "
-            'make it 0/1, or set kind = "regression"'
+            'make it 0/1, set `positive` to the value that counts as 1, or set kind = "regression"'
         )
     return found
+
+
+def _is(array: pa.Array, positive: str, name: str) -> Floats:
+    """1 where the value is `positive`, however its type writes it, 0 where it is another, NaN where it is missing."""
+    texts, codes = dictionary(array, name)
+    hits = pc.equal(texts, canonical(pa.array([positive]), name)[0]).to_numpy(zero_copy_only=False)
+    return np.append(hits.astype(np.float64), np.nan)[codes]
 
 
 def groups(table: pa.Table, name: str, counts: Counts) -> Ints:

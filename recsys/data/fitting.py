@@ -91,9 +91,10 @@ class Fitting:
         """
         self.counts.rows += table.num_rows
         for task in self.schema.labels:
-            found = label(table, task)
             if task.kind == "regression":
-                self.targets[target_name(task)].add(found)
+                self.targets[target_name(task)].add(label(table, task))
+            elif task.source in table.column_names:  # fitting needs none, but a bad one is better said now than later
+                label(table, task)
         for number in self.schema.numeric:
             found = transformed(table, number)
             self.moments[number.name].add(found)
@@ -105,7 +106,8 @@ class Fitting:
                 self.counts.add(feature.name, found.size, int((~np.isfinite(found)).sum()))
             else:
                 self._count(table, feature)
-        if self.schema.group is not None:
+        if self.schema.group in table.column_names:
+            assert self.schema.group is not None
             groups(table, self.schema.group, self.counts)
 
     def _count(self, table: pa.Table, feature: IdFeature) -> None:

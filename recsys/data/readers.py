@@ -203,8 +203,12 @@ def tables(
 
 def read(rows: Rows, columns: Sequence[str] | None = None, format: Format | None = None) -> pa.Table:
     """All rows as one table."""
-    parts = list(tables(rows, columns, format=format))
-    return pa.concat_tables(parts) if parts else pa.table({})
+    data = Dataset(rows, format, columns)
+    parts = [table for table, _ in data.read(columns)]
+    if parts:
+        return pa.concat_tables(parts)
+    data.need(columns or ())
+    return data.schema.empty_table() if columns is None else data.schema.empty_table().select(list(columns))
 
 
 def files_in(folder: Path) -> list[Path]:

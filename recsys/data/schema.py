@@ -150,8 +150,16 @@ class Label(Config):
     """The column that holds it; by default the task's name."""
     kind: Literal["binary", "regression"] = "binary"
     """`binary`: a probability, labels in [0, 1]; `regression`: any finite number."""
+    positive: str | None = Field(None, min_length=1)
+    """The value that counts as 1, of a binary label that is no 0 and 1, such as `>50K`; every other counts as 0."""
     weight: float = Field(1.0, gt=0)
     """Weight of the task's loss."""
+
+    @model_validator(mode="after")
+    def _binary_if_positive(self) -> Self:
+        if self.positive is not None and self.kind != "binary":
+            raise ValueError(f"label `{self.name}`: `positive` names a value that counts as 1; a regression has none")
+        return self
 
     @property
     def source(self) -> str:

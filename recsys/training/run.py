@@ -109,7 +109,7 @@ def evaluate_on(checkpoint: Checkpoint, rows: Rows, counts: Counts | None = None
         checkpoint: From `recsys.load`.
         rows: Files, an Arrow table or a DataFrame with labels.
         counts: Where missing and unknown values are counted.
-        replicates: Of the bootstrap.
+        replicates: Of the bootstrap; of more than 200,000 rows fewer are drawn, 10^8 / rows but at least 50.
     """
     scores, labels, groups = _predicted([checkpoint], rows, counts)
     return _metrics(checkpoint, scores[0], labels, groups, replicates)
@@ -127,6 +127,7 @@ def against(
     if names != [label.source for label in other.encoder.schema.labels]:
         raise SchemaError("the two runs predict different labels, so their metrics cannot be compared")
     (scores, theirs), labels, groups = _predicted([checkpoint, other], rows, counts)
+    replicates = _affordable(replicates, len(labels))
     per_task = {
         task.name: compare(scores[:, t], theirs[:, t], labels[:, t], groups, kind=task.kind, replicates=replicates)
         for t, task in enumerate(checkpoint.encoder.inputs.tasks)
@@ -247,11 +248,17 @@ def _measure(checkpoint: Checkpoint, data: Examples, replicates: int = 500) -> M
 
 
 def _metrics(checkpoint: Checkpoint, scores: Tensor, labels: Tensor, groups: Tensor | None, replicates: int) -> Metrics:
+    replicates = _affordable(replicates, len(labels))
     per_task = {
         task.name: evaluate(scores[:, t], labels[:, t], groups, kind=task.kind, replicates=replicates)
         for t, task in enumerate(checkpoint.encoder.inputs.tasks)
     }
     return _unnest(per_task)
+
+
+def _affordable(replicates: int, rows: int) -> int:
+    """500 replicates of a million rows take half a minute, and many rows need fewer: their intervals are narrow."""
+    return min(replicates, max(50, 10**8 // max(rows, 1)))
 
 
 def _unnest(per_task: dict[str, dict[str, Interval]]) -> Metrics:

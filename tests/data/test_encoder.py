@@ -228,9 +228,11 @@ def test_rows_without_a_user_are_users_of_their_own_and_counted() -> None:
 )
 def test_bad_labels_are_named(label: list[Any], told: str) -> None:
     rows = table(c=["a", "b"], y=label)
-    encoder = Encoder.fit(schema(Categorical(name="c")), [rows])
+    encoder = Encoder.fit(schema(Categorical(name="c")), [rows.drop(["y"])])
     with pytest.raises(DataError, match=told):
         encoder.encode(rows)
+    with pytest.raises(DataError, match=told):
+        Encoder.fit(schema(Categorical(name="c")), [rows])
 
 
 def test_a_table_to_be_scored_needs_no_label() -> None:
