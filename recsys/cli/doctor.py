@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
-import platform
 import shlex
 import shutil
 import subprocess
@@ -18,13 +16,11 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from importlib import metadata
-from pathlib import Path
 from typing import Any, Literal
 
 from packaging.requirements import Requirement
 from rich.table import Table
 
-from recsys import __version__
 from recsys.cli.app import Result, call
 from recsys.cli.show import console
 from recsys.install import (
@@ -39,6 +35,7 @@ from recsys.install import (
     read_installed,
     shown,
 )
+from recsys.machine import read_machine
 
 __all__ = ["main", "trial"]
 
@@ -49,8 +46,6 @@ MODULES = {"torch": "torch", "fbgemm": "fbgemm_gpu", "torchrec": "torchrec", "cu
 PACKAGES = {"fbgemm": (CPU, CUDA), "torchrec": ("torchrec",)}
 """The packages that may bring a back end."""
 COMPILERS = ("c++", "g++", "clang++")
-CPU_INFO = Path("/proc/cpuinfo")
-HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 SECONDS = 60.0
 """How long the back ends may take; importing torch from a cold disk takes a while."""
 REPORT = "recsys doctor: "
@@ -147,34 +142,6 @@ def _version(name: str) -> str | None:
         return metadata.version(name)
     except metadata.PackageNotFoundError:
         return None
-
-
-def read_machine() -> dict[str, Any]:
-    """Python, the processor, and whether the system hands out memory in huge pages."""
-    affinity: Callable[[int], set[int]] | None = getattr(os, "sched_getaffinity", None)
-    return {
-        "recsys": __version__,
-        "python": platform.python_version(),
-        "executable": sys.executable,
-        "system": f"{platform.system()} {platform.machine()}",
-        "cpu": _cpu_name(),
-        "cores": len(affinity(0)) if affinity else os.cpu_count(),
-        "huge_pages": _huge_pages(),
-    }
-
-
-def _cpu_name() -> str:
-    """The processor as the kernel names it, or its architecture."""
-    lines = CPU_INFO.read_text(encoding="utf-8").splitlines() if CPU_INFO.is_file() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
-
-
-def _huge_pages() -> str | None:
-    """The chosen word of ``always [madvise] never``; None where the system has no such setting."""
-    if not HUGE_PAGES.is_file():
-        return None
-    return HUGE_PAGES.read_text(encoding="utf-8").partition("[")[2].partition("]")[0] or None
 
 
 def try_backends(names: Sequence[str] = tuple(MODULES)) -> dict[str, Backend]:

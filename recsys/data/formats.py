@@ -11,7 +11,10 @@ import pyarrow.compute as pc
 from recsys.data.schema import Format
 from recsys.errors import DataError
 
-__all__ = ["FORMATS", "Named"]
+__all__ = ["DERIVED", "FORMATS", "Named"]
+
+DERIVED = pa.int8()
+"""Type of the columns that are made of others."""
 
 Derive = Callable[[pa.Array], pa.Array]
 
@@ -37,13 +40,13 @@ class Named:
 
 def _hour_of_day(hours: pa.Array) -> pa.Array:
     """``14102100`` (year, month, day, hour) to the hour."""
-    return pc.cast(pc.utf8_slice_codeunits(_avazu_hours(hours), 6, 8), pa.int8())
+    return pc.cast(pc.utf8_slice_codeunits(_avazu_hours(hours), 6, 8), DERIVED)
 
 
 def _weekday(hours: pa.Array) -> pa.Array:
     """``14102100`` to the day of the week, Monday 0."""
     days = pc.strptime(pc.utf8_slice_codeunits(_avazu_hours(hours), 0, 6), "%y%m%d", "s")
-    return pc.cast(pc.day_of_week(days), pa.int8())
+    return pc.cast(pc.day_of_week(days), DERIVED)
 
 
 def _avazu_hours(hours: pa.Array) -> pa.Array:

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from recsys.data import text
+from recsys.data.formats import DERIVED
 from recsys.data.parquet import batches, groups, open_parquet
 from recsys.data.schema import Format
 from recsys.errors import ConfigError, DataError
@@ -202,13 +203,13 @@ def tables(
 
 
 def read(rows: Rows, columns: Sequence[str] | None = None, format: Format | None = None) -> pa.Table:
-    """All rows as one table."""
+    """All rows as one table, with the types that the data has: text is not left dictionary-encoded."""
     data = Dataset(rows, format, columns)
-    parts = [table for table, _ in data.read(columns)]
-    if parts:
-        return pa.concat_tables(parts)
     data.need(columns or ())
-    return data.schema.empty_table() if columns is None else data.schema.empty_table().select(list(columns))
+    names = data.schema.names if columns is None else columns
+    types = pa.schema([data.schema.field(name) for name in names]) if len(set(names)) == len(names) else data.schema
+    parts = [table.cast(types) for table, _ in data.read(columns)]
+    return pa.concat_tables(parts, promote_options="default") if parts else types.empty_table()
 
 
 def files_in(folder: Path) -> list[Path]:
@@ -257,7 +258,8 @@ class _Text:
                 self.layout = text.dialect(opened, file.path, format)
         except (OSError, EOFError) as error:
             raise _cut_off(file, error) from None
-        self.schema = pa.schema([(name, pa.string()) for name in self.layout.names])
+        columns = set(self.layout.columns)
+        self.schema = pa.schema([(name, pa.string() if name in columns else DERIVED) for name in self.layout.names])
 
     def _open(self) -> BinaryIO:
         """The file's bytes, unpacked."""

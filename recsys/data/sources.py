@@ -16,7 +16,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from recsys.config import Config, nearest, read_toml
-from recsys.data import adult, cache, downloads, movielens
+from recsys.data import adult, cache, downloads, movielens, wikipedia
 from recsys.data.digest import digest
 from recsys.data.splits import Splits, random, user_time
 from recsys.errors import DataError
@@ -41,7 +41,7 @@ class Origin(Config):
     """Checksum of the file."""
     size: int = Field(ge=1)
     """Bytes of the file."""
-    reader: Literal["adult", "movielens-archive", "movielens-wheel"]
+    reader: Literal["adult", "movielens-archive", "movielens-wheel", "wikipedia"]
     """What turns the file into splits."""
 
 
@@ -284,6 +284,7 @@ _READERS: dict[str, Callable[[Path], Splits]] = {
     "adult": _adult,
     "movielens-archive": _movielens_archive,
     "movielens-wheel": _movielens_wheel,
+    "wikipedia": wikipedia.splits,
 }
 
 

@@ -26,7 +26,9 @@ NO_VALUE = (
 
 def whole(column: pa.ChunkedArray | pa.Array) -> pa.Array:
     """The column as one array, dictionary-encoded or not, with extension types unwrapped."""
-    array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    array = column
+    if isinstance(column, pa.ChunkedArray):
+        array = column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
     if isinstance(array, pa.ChunkedArray):  # pyarrow keeps chunks that are too large to join
         array = pa.concat_arrays(array.chunks)
     return array.storage if isinstance(array.type, pa.BaseExtensionType) else array
@@ -65,12 +67,27 @@ def _plain(kind: pa.DataType) -> bool:
 
 
 def _tidy(text: pa.LargeStringArray) -> pa.LargeStringArray:
+    if _is_tidy(text):
+        return text
     text = pc.utf8_trim_whitespace(text)
     if pc.any(pc.match_substring(text, ".0")).as_py():
         text = pc.replace_substring_regex(text, r"^(-?\d+)\.0+$", r"\1")
     text = _lower_booleans(text)
     blank = pc.equal(text, "")
     return pc.if_else(blank, pa.scalar(None, pa.large_string()), text) if pc.any(blank).as_py() else text
+
+
+def _is_tidy(text: pa.LargeStringArray) -> bool:
+    """Whether a look at the bytes is enough: plain ASCII, nothing empty, no point, no T or F. Most ids are so."""
+    if text.null_count or not len(text):
+        return not len(text)
+    _, offsets, data = text.buffers()
+    ends = np.frombuffer(offsets, dtype=np.int64)[text.offset : text.offset + len(text) + 1]
+    if not (np.diff(ends) > 0).all():
+        return False
+    content = np.frombuffer(data, dtype=np.uint8)[ends[0] : ends[-1]]
+    raw = content.tobytes()
+    return bool(content.min() > 32 and content.max() < 127) and not any(mark in raw for mark in (b".", b"T", b"F"))
 
 
 def _lower_booleans(text: pa.LargeStringArray) -> pa.LargeStringArray:
@@ -101,8 +118,8 @@ def dictionary(array: pa.Array, name: str) -> tuple[pa.LargeStringArray, Ints]:
     codes = _codes(array.indices)
     values, codes = _used(array.dictionary, codes)
     try:
+        values.validate(full=True)  # text in a Parquet file or from another library may be anything
         texts = canonical(values, name)
-        texts.validate(full=True)  # text in a Parquet file or from another library may be anything
     except (pa.ArrowException, UnicodeDecodeError) as error:
         raise DataError(f"column `{name}`: its text cannot be read, is it UTF-8? ({error})") from None
     return _without_nulls(texts, codes)

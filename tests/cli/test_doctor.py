@@ -106,25 +106,7 @@ def test_a_folder_that_is_not_installed_says_so(monkeypatch: pytest.MonkeyPatch)
         doctor.read_packages()
 
 
-# --- the machine
-
-
-def test_the_processor_and_the_pages_are_read_from_the_kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "cpuinfo").write_text("processor\t: 0\nmodel name\t: Fast CPU @ 3 GHz: new\nmodel name\t: other\n")
-    (tmp_path / "pages").write_text("always [madvise] never\n")
-    monkeypatch.setattr(doctor, "CPU_INFO", tmp_path / "cpuinfo")
-    monkeypatch.setattr(doctor, "HUGE_PAGES", tmp_path / "pages")
-    machine = doctor.read_machine()
-    assert (machine["cpu"], machine["huge_pages"]) == ("Fast CPU @ 3 GHz: new", "madvise")
-    assert machine["cores"] >= 1
-
-
-def test_a_system_without_those_files_is_read_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "CPU_INFO", tmp_path / "none")
-    monkeypatch.setattr(doctor, "HUGE_PAGES", tmp_path / "none")
-    machine = doctor.read_machine()
-    assert machine["cpu"]
-    assert machine["huge_pages"] is None
+# --- the compiler
 
 
 def test_a_compiler_is_looked_for_on_the_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

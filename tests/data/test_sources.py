@@ -386,7 +386,7 @@ def test_a_manifest_with_a_misspelt_key(tiny: Shelf) -> None:
 
 
 def test_the_shipped_manifests_are_sound() -> None:
-    assert sources.names() == ["movielens-100k", "adult"]
+    assert sources.names() == ["movielens-100k", "adult", "wikipedia"]
     for name in sources.names():
         manifest = sources.describe(name)
         assert Schema.load(REAL_SHELF / manifest.schema_file).labels[0].name == "label"

@@ -1,0 +1,119 @@
+"""`recsys bench NAME`: measure recsys beside its peers, on this machine; the last line is one JSON object."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from recsys.cli.app import Result, UsageError, call
+from recsys.cli.show import console
+from recsys.config import nearest
+
+__all__ = ["BENCHES", "main"]
+
+
+def main(argv: Sequence[str]) -> Result:
+    """Find the benchmark and run it; alone it lists them."""
+    if not argv or argv[0] in ("-h", "--help"):
+        print(USAGE)
+        return {}
+    if argv[0] not in BENCHES:
+        raise UsageError(f"no such benchmark as `{argv[0]}`: {nearest(argv[0], list(BENCHES))}")
+    return call(BENCHES[argv[0]][0], argv[1:], f"recsys bench {argv[0]}")
+
+
+def data(rows: int = 1_000_000, rounds: int = 5, only: tuple[str, ...] = (), folder: Path | None = None) -> Result:
+    """Measure how many Criteo-shaped rows a second one core encodes from Parquet, beside its peers.
+
+    Args:
+        rows: Rows of the file.
+        rounds: Runs of each job, interleaved; medians are printed.
+        only: The workloads to measure, such as `hash`; by default all.
+        folder: Where the file goes and stays; by default a temporary folder.
+    """
+    from recsys.bench.data import measure
+
+    found = measure(rows, rounds, only, folder)
+    screen = console()
+    screen.print(_card(found["machine"], _data_facts(found)))
+    for row in found["rows"]:
+        screen.print(_data_table(row), _data_ratios(row), "", sep="\n")
+    for name, install in found["absent"].items():
+        screen.print(f"absent: {name}; it runs after `pip install {install}`", markup=False)
+    return found
+
+
+BENCHES: dict[str, tuple[Callable[..., Result], str]] = {
+    "data": (data, "rows a second encoded on one core from Parquet"),
+}
+
+USAGE = "\n".join(
+    [
+        "usage: recsys bench NAME [OPTIONS]",
+        "",
+        "Measure recsys beside its peers; the last line printed is one JSON object.",
+        "",
+        "benchmarks:",
+        *(f"  {name:<8}{about}" for name, (_, about) in BENCHES.items()),
+    ]
+)
+
+
+def _card(machine: Mapping[str, Any], facts: Mapping[str, str]) -> Table:
+    """Machine, versions and workload."""
+    named = {name: machine[name] for name in ("cpu", "cores", "gpu", "huge_pages", "system")}
+    versions = [f"{name} {version or 'absent'}" for name, version in machine.items() if name not in named]
+    table = Table(title="what is measured, and on what", title_justify="left", show_header=False)
+    for name, value in {**named, "versions": ", ".join(versions), **facts}.items():
+        table.add_row(name.replace("_", " "), "none" if value is None else str(value))
+    return table
+
+
+def _data_facts(found: Mapping[str, Any]) -> dict[str, str]:
+    file = found["file"]
+    core = "threads are not bound to a core here" if found["core"] is None else f"all threads on core {found['core']}"
+    return {
+        "rows": f"{file['rows']:,}, Criteo-shaped: made by a formula",
+        "file": f"{file['bytes']:,} bytes of Parquet, {file['compression']}, {file['bytes_per_row']} a row",
+        "core": core,
+        "figures": f"medians of {found['rounds']} interleaved rounds; ratios by processor time",
+    }
+
+
+def _data_table(row: Mapping[str, Any]) -> Table:
+    """Ours, the peers from the fastest on, and the bound."""
+    table = Table(title=f"{row['workload']}: {row['rows']:,} rows, 1 core", title_justify="left")
+    for column in (
+        "name",
+        "class",
+        "rows/s, wall",
+        "rows/s, cpu",
+        "cpu µs/row",
+        "recsys / peer",
+        "rows",
+        "fit rows/s",
+    ):
+        table.add_column(column, justify="left" if column in ("name", "class") else "right")
+    ours, fits = row["ours"], row["fit"]
+    peers = sorted(row["peers"], key=lambda peer: peer["cpu_us_per_row"])
+    for one in ({"class": "bound", **row["bound"]}, {"class": "ours", **ours}, *peers):
+        table.add_row(
+            one["name"],
+            one["class"],
+            f"{one['rows_per_second']:,}",
+            f"{one['cpu_rows_per_second']:,}",
+            f"{one['cpu_us_per_row']:.3f}",
+            f"{one['cpu_us_per_row'] / ours['cpu_us_per_row']:.2f} ×" if one in peers else "",
+            f"{one.get('rows', row['rows']):,}",
+            f"{fits[one['name']]['cpu_rows_per_second']:,}" if one["name"] in fits else "",
+        )
+    return table
+
+
+def _data_ratios(row: Mapping[str, Any]) -> str:
+    ratios = {kind: row[f"ratio_{kind}"] for kind in ("stock", "tuned")}
+    told = [f"{'–' if ratio is None else f'{ratio:.2f}'} × the best {kind} peer" for kind, ratio in ratios.items()]
+    return f"recsys has {' and '.join(told)}, and {row['share_of_bound']:.0%} of the bound"
