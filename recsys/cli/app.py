@@ -29,7 +29,7 @@ Result = Mapping[str, Any]
 
 COMMANDS = {
     "demo": "train, compare and score rankers on real data in a few minutes",
-    "data": "list the data sources that recsys knows, and fetch one",
+    "data": "describe and split your files; list and fetch sources; make synthetic clicks",
     "train": "train a model from a recipe",
     "eval": "measure a trained model on a file, alone or against another",
     "score": "score a Parquet file with a trained model",

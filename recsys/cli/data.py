@@ -1,8 +1,9 @@
-"""`recsys data`: which data sources there are, and how to get one."""
+"""`recsys data`: which data sources there are, how to get one, and how to bring your own."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import importlib
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -17,13 +18,20 @@ from recsys.data.sources import Source, describe, fetch, names, state
 
 __all__ = ["main"]
 
+ACTIONS = {
+    "list": "the data sources that recsys knows, and whether they are on this machine",
+    "fetch NAME": "get one and prepare its train, valid and test files; once",
+    "describe FILE": "guess a schema for a file of your own, to be checked and edited",
+    "split FILE": "split files of your own into train, valid and test, at random or by time",
+    "synthetic OUT": "make clicks with planted effects, and so with a known best AUC",
+}
+
 USAGE = "\n".join(
     [
         "usage: recsys data ACTION [OPTIONS]",
         "",
         "actions:",
-        "  list          the data sources that recsys knows, and whether they are on this machine",
-        "  fetch NAME    get one and prepare its train, valid and test files; once",
+        *(f"  {action:<14}{summary}" for action, summary in ACTIONS.items()),
     ]
 )
 
@@ -38,7 +46,11 @@ def main(argv: Sequence[str]) -> Result:
         return call(list_sources, rest, "recsys data list")
     if action == "fetch":
         return call(fetch_source, rest, "recsys data fetch")
-    raise UsageError(f"no such action as `{action}`: {nearest(action, ['list', 'fetch'])}")
+    known = [words.split()[0] for words in ACTIONS]
+    if action not in known:
+        raise UsageError(f"no such action as `{action}`: {nearest(action, known)}")
+    run: Callable[[Sequence[str]], Result] = importlib.import_module(f"recsys.cli.data_{action}").main
+    return run(rest)
 
 
 def list_sources() -> Result:

@@ -76,6 +76,7 @@ class Fitting:
 
     def __init__(self, schema: Schema) -> None:
         self.schema, self.counts = schema, Counts()
+        self.ones: dict[str, float] = {}
         self.moments = {f.name: _Moments() for f in schema.numeric}
         self.targets = {target_name(t): _Moments() for t in schema.labels if t.kind == "regression"}
         self.samples = {f.name: _Sample(f.name) for f in schema.id_features if _quantiles(f)}
@@ -94,7 +95,7 @@ class Fitting:
             if task.kind == "regression":
                 self.targets[target_name(task)].add(label(table, task))
             elif task.source in table.column_names:  # fitting needs none, but a bad one is better said now than later
-                label(table, task)
+                self.ones[task.name] = self.ones.get(task.name, 0.0) + float(label(table, task).sum())
         for number in self.schema.numeric:
             found = transformed(table, number)
             self.moments[number.name].add(found)
@@ -125,10 +126,13 @@ class Fitting:
         """What an encoder needs.
 
         Raises:
-            DataError: When there were no rows.
+            DataError: When there were no rows, or none with the value that a label calls positive.
         """
         if not self.counts.rows:
             raise DataError("the training data has no rows")
+        for task in self.schema.labels:
+            if task.positive is not None and self.ones.get(task.name) == 0:
+                raise DataError(f"label `{task.source}`: no row has the value `{task.positive}` that counts as 1")
         found = Fitted(
             normalisers={f.name: self.moments[f.name].normaliser(f.transform != "none") for f in self.schema.numeric}
             | {name: moments.normaliser(True) for name, moments in self.targets.items()},

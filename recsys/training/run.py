@@ -123,13 +123,13 @@ def against(
     Raises:
         SchemaError: When the two predict different labels.
     """
-    names = [label.source for label in checkpoint.encoder.schema.labels]
-    if names != [label.source for label in other.encoder.schema.labels]:
+    ours, theirs = ([(t.source, t.positive) for t in c.encoder.schema.labels] for c in (checkpoint, other))
+    if ours != theirs:
         raise SchemaError("the two runs predict different labels, so their metrics cannot be compared")
-    (scores, theirs), labels, groups = _predicted([checkpoint, other], rows, counts)
+    (scores, others), labels, groups = _predicted([checkpoint, other], rows, counts)
     replicates = _affordable(replicates, len(labels))
     per_task = {
-        task.name: compare(scores[:, t], theirs[:, t], labels[:, t], groups, kind=task.kind, replicates=replicates)
+        task.name: compare(scores[:, t], others[:, t], labels[:, t], groups, kind=task.kind, replicates=replicates)
         for t, task in enumerate(checkpoint.encoder.inputs.tasks)
     }
     return _metrics(checkpoint, scores, labels, groups, replicates), _unnest(per_task)

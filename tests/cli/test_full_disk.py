@@ -28,7 +28,8 @@ def run(command: list[str], folder: Path, most: int | None = None) -> subprocess
         text=True,
         check=False,
         preexec_fn=limit,
-        env={"PYTHONPATH": str(Path(__file__).parents[2]), "PATH": "", "PYTHONDONTWRITEBYTECODE": "1"},  # it would be cut off
+        # Byte code that Python writes on the way would be cut off, too, and stay so.
+        env={"PYTHONPATH": str(Path(__file__).parents[2]), "PATH": "", "PYTHONDONTWRITEBYTECODE": "1"},
     )
 
 
