@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["feature", "fractions", "plain", "sharing", "toml"]
 
+_MANY_CODES = 500
 _FEW = 20
 """Whole numbers of at most this many values are taken for categories, if their name does not say otherwise."""
 _RARE, _MANY = 1000, 100_000
@@ -85,7 +86,14 @@ def _is_category(column: Column) -> bool:
         return said == "code" or column.distinct <= 2
     # Integers with missing values are floats in pandas; whole floats without any were floats before.
     counted = not pa.types.is_floating(column.type) or column.missing > 0
-    return counted and column.distinct <= _FEW
+    return counted and (column.distinct <= _FEW or _counts_up(column))
+
+
+def _counts_up(column: Column) -> bool:
+    """Whether numbers are like ids that count from 0 or 1: many, with hardly a gap. Amounts thin out at the top."""
+    assert column.numbers is not None
+    low, high = column.numbers.low, column.numbers.high
+    return low in (0, 1) and column.distinct > _MANY_CODES and column.distinct >= 0.95 * (high - low + 1)
 
 
 def _repeats(column: Column) -> bool:

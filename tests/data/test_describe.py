@@ -303,3 +303,18 @@ def test_reading_in_pieces_gives_what_reading_at_once_gives(tmp_path: Path) -> N
         frame.to_csv(tmp_path / f"part{part}.csv", index=False)
     assert read(tmp_path).num_rows == N
     assert describe(tmp_path).schema == describe(rows).schema
+
+
+def test_whole_numbers_that_count_up_without_a_gap_are_codes() -> None:
+    n = 3000
+    rng = np.random.default_rng(0)
+    rows = pa.table(
+        {
+            "click": np.arange(n) % 2,
+            "s": np.arange(n) % 1200 + 1,
+            "d": (np.arange(n) % 1200) * 7,
+            "n": np.exp(rng.standard_normal(n) * 2 + 4).astype(int),
+        }
+    )
+    found = describe(rows, "click")
+    assert {f.name: f.kind for f in found.schema.features} == {"s": "categorical", "d": "numeric", "n": "numeric"}
