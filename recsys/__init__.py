@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from recsys.data.batch import Batch, JaggedIds
+    from recsys.data.describe import describe
     from recsys.data.encoder import Encoder
     from recsys.data.schema import Schema
     from recsys.data.sources import resolve
     from recsys.models.checkpoint import Checkpoint, load
-    from recsys.scoring.local import score_file
+    from recsys.scoring.local import score
     from recsys.training.recipe import Recipe
     from recsys.training.run import evaluate_on, train
 
@@ -33,10 +34,11 @@ __all__ = [
     "Recipe",
     "Schema",
     "__version__",
+    "describe",
     "evaluate_on",
     "load",
     "resolve",
-    "score_file",
+    "score",
     "train",
 ]
 
@@ -47,10 +49,11 @@ _HOMES = {
     "JaggedIds": "data.batch",
     "Recipe": "training.recipe",
     "Schema": "data.schema",
+    "describe": "data.describe",
     "evaluate_on": "training.run",
     "load": "models.checkpoint",
     "resolve": "data.sources",
-    "score_file": "scoring.local",
+    "score": "scoring.local",
     "train": "training.run",
 }
 

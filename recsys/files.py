@@ -14,7 +14,7 @@ from typing import Any
 
 from recsys.errors import DataError
 
-__all__ = ["locked", "make_folder", "read_json", "replacing", "sha256", "sweep", "write_json", "write_text"]
+__all__ = ["locked", "make_folder", "move", "read_json", "replacing", "sha256", "sweep", "write_json", "write_text"]
 
 
 @contextlib.contextmanager
@@ -40,6 +40,20 @@ def replacing(path: Path) -> Iterator[Path]:
         raise DataError(f"{path}: cannot be written: {error.strerror or error}") from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def move(path: Path, target: Path) -> None:
+    """Give a finished file its name in one step; a link of that name is followed.
+
+    Raises:
+        DataError: When the disk refuses.
+    """
+    target = target.resolve()
+    try:
+        path.replace(target)
+        _sync_folder(target.parent)
+    except OSError as error:
+        raise DataError(f"{target}: cannot be written: {error.strerror or error}") from error
 
 
 def _sync_folder(folder: Path) -> None:
@@ -81,13 +95,15 @@ def locked(path: Path) -> Iterator[None]:
         if _still_named(handle, path):  # else its last owner removed it between our two calls
             break
         os.close(handle)
-    os.truncate(handle, 0)
-    os.pwrite(handle, str(os.getpid()).encode(), 0)
     try:
+        os.truncate(handle, 0)
+        os.pwrite(handle, str(os.getpid()).encode(), 0)
         yield
     finally:
-        path.unlink(missing_ok=True)
-        os.close(handle)
+        try:
+            path.unlink(missing_ok=True)
+        finally:
+            os.close(handle)
 
 
 def _still_named(handle: int, path: Path) -> bool:

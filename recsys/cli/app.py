@@ -32,7 +32,7 @@ COMMANDS = {
     "data": "describe and split your files; list and fetch sources; make synthetic clicks",
     "train": "train a model from a recipe",
     "eval": "measure a trained model on a file, alone or against another",
-    "score": "score a Parquet file with a trained model",
+    "score": "score a file or a folder with a trained model",
     "bench": "measure recsys beside its peers on this machine",
     "doctor": "say what is installed, what fits together, and how to mend the rest",
 }
@@ -109,7 +109,8 @@ def main(argv: Sequence[str]) -> int:
         print(f"recsys {argv[0]}: {' '.join(str(error).splitlines())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print(f"recsys {argv[0]}: interrupted", file=sys.stderr)
+        again = "; the same command goes on where it was" if argv[0] in ("train", "score") else ""
+        print(f"recsys {argv[0]}: interrupted{again}", file=sys.stderr)
         return 130
     except BrokenPipeError:
         raise  # `entry` knows what to do

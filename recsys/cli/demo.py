@@ -19,7 +19,7 @@ from recsys.data.sources import Source, fetch
 from recsys.data.stream import encode_all
 from recsys.errors import DataError
 from recsys.models.checkpoint import Checkpoint
-from recsys.scoring.local import score_file
+from recsys.scoring.local import score
 from recsys.training.bootstrap import compare
 from recsys.training.figures import compare_models
 from recsys.training.recipe import find_recipe
@@ -76,7 +76,7 @@ def command(
     figure.savefig(out / "comparison.png", dpi=120)
     group = arms["dcn2"].checkpoint.encoder.schema.group
     keep = [name for name in (group, "item") if group and name]
-    scored = score_file(arms["dcn2"].checkpoint, data.test, out / "scored.parquet", keep)
+    scored = score(arms["dcn2"].checkpoint, data.test, out / "scored.parquet", keep)
     screen.print(_table(arms, beaten, data))
     screen.print(f"figure   {out / 'comparison.png'}")
     screen.print(f"scores   {out / 'scored.parquet'} ({scored.rows:,} rows, {scored.rows_per_second:,.0f} rows/s)")

@@ -1,4 +1,4 @@
-"""`recsys score`: Parquet in, Parquet with scores out."""
+"""`recsys score`: a file or a folder in, Parquet with scores out."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from recsys.cli.app import Result, call
 from recsys.cli.show import console, counts_notes
 from recsys.data.sources import resolve
 from recsys.models.checkpoint import load
-from recsys.scoring.local import score_file
+from recsys.scoring.local import score
 
 __all__ = ["main"]
 
@@ -28,23 +28,33 @@ def command(
     target: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(name="out", metavar="OUT")],
     keep: tuple[str, ...] = (),
     batch_size: int = 16_384,
+    overwrite: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
 ) -> Result:
-    """Score every row of a Parquet file, in order and in bounded memory.
+    """Score every row of a file or of a folder's files, in order and in bounded memory.
+
+    A job that was interrupted or killed goes on where it was when the same command is given again.
 
     Args:
         run: Folder of a trained model.
-        source: Parquet file to score, or SOURCE:SPLIT such as movielens-100k:test.
-        target: Parquet file to write: the kept columns and `score`.
+        source: File to score (Parquet, CSV, TSV), folder of such files, or SOURCE:SPLIT such as movielens-100k:test.
+        target: Parquet file to write, with the kept columns and `score`; of a folder, the folder to write to.
         keep: Columns to copy to the output.
         batch_size: Rows at a time.
+        overwrite: Discard the unfinished work of another job.
     """
-    scored = score_file(load(run), resolve(source), target, keep, batch_size)
+    scored = score(load(run), resolve(source), target, keep, batch_size=batch_size, overwrite=overwrite)
     screen = console()
-    screen.print(f"{scored.rows:,} rows in {scored.seconds:.1f} s ({scored.rows_per_second:,.0f} rows/s) -> {target}")
+    fresh = scored.rows - scored.resumed
+    speed = f"{fresh:,} rows in {scored.seconds:.1f} s ({scored.rows_per_second:,.0f} rows/s)"
+    after = f" after {scored.resumed:,} of an earlier call" if scored.resumed else ""
+    files = f" ({scored.files} files)" if scored.files > 1 else ""
+    screen.print(f"{speed}{after} -> {target}{files}", markup=False, soft_wrap=True)
     for line in counts_notes(scored.counts):
         screen.print(line)
     return {
         "rows": scored.rows,
+        "resumed": scored.resumed,
+        "files": scored.files,
         "seconds": round(scored.seconds, 3),
         "rows_per_second": round(scored.rows_per_second),
         "out": str(target),

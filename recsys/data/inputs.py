@@ -60,6 +60,12 @@ class Counts:
         for counter, n in told:
             counter[feature] = counter.get(feature, 0) + int(n)
 
+    def merge(self, other: Counts) -> None:
+        """Add what another one counted."""
+        self.rows += other.rows
+        for name, values in other.values.items():
+            self.add(name, values, other.missing[name], other.unknown[name], other.cut[name])
+
     def sentences(self) -> list[str]:
         """One line for each feature with something to say."""
         lines = []

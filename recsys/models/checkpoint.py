@@ -100,6 +100,15 @@ class Checkpoint:
         scores = np.concatenate(parts) if parts else np.zeros((0, tasks), dtype=np.float32)
         return scores[:, 0] if tasks == 1 else scores
 
+    def fingerprint(self) -> str:
+        """A checksum of all that decides a score: the encoder, the model's arguments and its weights."""
+        digest = hashlib.sha256(self.config.model_dump_json().encode())
+        digest.update(json.dumps(self.encoder.to_json(), sort_keys=True).encode())
+        for name, value in sorted(self.model.state_dict().items()):
+            digest.update(name.encode())
+            digest.update(np.ascontiguousarray(value.detach().cpu().numpy()).view(np.uint8).data)
+        return digest.hexdigest()
+
     def predict_batch(self, batch: Batch) -> np.ndarray[Any, Any]:
         """[B, tasks] scores of an encoded batch.
 

@@ -1,107 +1,278 @@
-"""Score a Parquet file on this machine, streaming, in bounded memory."""
+"""Score files on this machine: in bounded memory, and resumed after a kill without losing or repeating a row.
+
+A Parquet file cannot be read before its footer is written, so a job writes parts, and a journal of them, into a folder
+beside the output, and joins the parts at the end. Each part's record holds the place in the input where the next one
+begins.
+"""
 
 from __future__ import annotations
 
+import shutil
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
+from recsys.data.ahead import ahead
 from recsys.data.batch import Batch
 from recsys.data.encoder import Counts
-from recsys.data.readers import open_parquet, tables
+from recsys.data.readers import Dataset, Place, files_in
 from recsys.errors import DataError
-from recsys.files import make_folder, replacing
+from recsys.files import locked, make_folder, move, replacing
 from recsys.models.checkpoint import Checkpoint
+from recsys.scoring.journal import Journal
 
-__all__ = ["Scored", "score_file"]
+__all__ = ["PART_ROWS", "Scored", "score"]
+
+PART_ROWS = 1 << 18
+"""Rows of a part: what a kill may cost, and the most that is held before it is written."""
+_FORMAT = 1
 
 
 @dataclass(frozen=True)
 class Scored:
-    """What a scoring job did."""
+    """What a scoring job did.
+
+    Attributes:
+        rows: Scored in all.
+        resumed: Of them, those that an earlier call had finished.
+        seconds: Of this call.
+        columns: Of the output.
+        files: How many were written.
+        counts: What the encoder met, in all rows.
+    """
 
     rows: int
+    resumed: int
     seconds: float
     columns: tuple[str, ...]
+    files: int = 1
     counts: Counts = field(default_factory=Counts)
 
     @property
     def rows_per_second(self) -> float:
-        """Rows scored a second, reading and writing included."""
-        return self.rows / max(self.seconds, 1e-9)
+        """Rows scored a second by this call, reading and writing included."""
+        return (self.rows - self.resumed) / max(self.seconds, 1e-9)
 
 
-def score_file(
+class _File(NamedTuple):
+    source: Path
+    target: Path
+
+
+def score(
     checkpoint: Checkpoint,
     source: Path,
     target: Path,
     keep: Sequence[str] = (),
+    *,
     batch_size: int = 16_384,
+    overwrite: bool = False,
     show: bool = True,
 ) -> Scored:
     """Write the columns `keep` and the scores of every row of `source` to `target`, in the same order.
 
-    The score's column is ``score``; with several tasks it is ``score_TASK`` for each. `target` appears whole at the
-    end or not at all.
+    The score's column is ``score``; with several tasks it is ``score_TASK`` for each. Of a folder every file gives a
+    Parquet file of the same name under `target`. Each output appears whole at its end or not at all; a job that was
+    killed goes on when it is called again.
 
     Args:
         checkpoint: From `recsys.load`.
-        source: A Parquet file with the schema's columns; labels are not needed.
-        target: The Parquet file to write.
-        keep: Columns of `source` to copy.
-        batch_size: Rows at a time: what bounds the memory.
+        source: A file (Parquet, CSV, TSV) or a folder of them with the schema's columns; labels are not needed.
+        target: The Parquet file to write, or the folder.
+        keep: Columns of `source` to copy; those of a text file as text.
+        batch_size: Rows at a time.
+        overwrite: Discard the unfinished work of another job.
         show: A progress bar on standard error.
 
     Raises:
-        DataError: When a file cannot be read or written, or a column is absent or would stand twice.
+        DataError: When a file cannot be read or written, a column is absent or would stand twice, another job writes
+            to `target`, or it holds the unfinished work of another one.
     """
-    started, counts = time.monotonic(), Counts()
-    with open_parquet(source) as file:
-        rows, types = file.metadata.num_rows, file.schema_arrow
-    names = _score_names(checkpoint)
-    _check(source, target, types, keep, names)
-    columns = list(dict.fromkeys([*checkpoint.encoder.schema.columns, *keep]))
-    kinds = [pa.float32() if task.kind == "binary" else pa.float64() for task in checkpoint.encoder.inputs.tasks]
-    schema = pa.schema([types.field(name) for name in keep] + list(map(pa.field, names, kinds)))
-    make_folder(target.parent)
-    bar = tqdm(total=rows, desc="score", unit=" rows", unit_scale=True, disable=None if show else True)
-    with replacing(target) as temporary, bar, pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
-        for table in tables(source, columns, batch_size):
-            batch = checkpoint.encoder.encode(table, labels=False, counts=counts, keys=keep)
-            writer.write_table(_with_scores(batch, checkpoint.predict_batch(batch), schema))
-            bar.update(len(batch))
-    return Scored(rows, time.monotonic() - started, (*keep, *names), counts)
+    started = time.monotonic()
+    files = _files(source, target)
+    schema = checkpoint.encoder.schema
+    columns = list(dict.fromkeys([*schema.columns, *keep]))
+    opened = [Dataset(file.source, schema.format, columns) for file in files]
+    outputs = [_output(checkpoint, file, data, keep) for file, data in zip(files, opened, strict=True)]
+    work = _work_folder(target, source.is_dir())
+    make_folder(work.parent)
+    with locked(work.with_suffix(".lock")):
+        if overwrite:
+            shutil.rmtree(work, ignore_errors=True)
+        make_folder(work)
+        inputs = [list(identity) for data in opened for identity in data.identity()]
+        header = {"format": _FORMAT, "run": checkpoint.fingerprint(), "keep": list(keep), "input": inputs}
+        journal = Journal(work / "journal.jsonl", header)
+        with _bar(opened, journal, show) as bar:
+            resumed = int(bar.n)
+            for f, (file, data, output) in enumerate(zip(files, opened, outputs, strict=True)):
+                _Job(checkpoint, data, output, columns, batch_size, journal, f, bar).run(file.target)
+        parts = [record for record in journal.records if "rows" in record]
+        shutil.rmtree(work, ignore_errors=True)
+    counts = Counts()
+    for record in parts:
+        counts.merge(Counts(**record["counts"]))
+    rows = sum(record["rows"] for record in parts)
+    return Scored(rows, resumed, time.monotonic() - started, tuple(outputs[0].names), len(files), counts)
 
 
-def _score_names(checkpoint: Checkpoint) -> list[str]:
-    tasks = checkpoint.encoder.inputs.tasks
-    return ["score"] if len(tasks) == 1 else [f"score_{task.name}" for task in tasks]
+class _Job:
+    """One file of a job."""
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        data: Dataset,
+        output: pa.Schema,
+        columns: list[str],
+        batch_size: int,
+        journal: Journal,
+        number: int,
+        bar: tqdm[Any],
+    ) -> None:
+        self.checkpoint, self.data, self.output, self.columns = checkpoint, data, output, columns
+        self.batch_size, self.journal, self.number, self.bar = batch_size, journal, number, bar
+        mine = [record for record in journal.records if record["file"] == number]
+        self.parts = [record for record in mine if "rows" in record]
+        self.scored = any("scored" in record for record in mine)
+        self.done = any("done" in record for record in mine)
+
+    def run(self, target: Path) -> None:
+        """Do what is left to do."""
+        if self.done:
+            if not target.is_file():
+                raise DataError(f"{target}: this job wrote it and it is gone; say overwrite to start again")
+            return
+        if not self.scored:
+            self._score()
+            self.journal.append({"file": self.number, "scored": True})
+        self._join(target)
+        self.journal.append({"file": self.number, "done": True})
+        for record in self.parts:
+            self._path(record["part"]).unlink(missing_ok=True)
+
+    def _join(self, target: Path) -> None:
+        """Put the parts together among them, so that a kill leaves nothing beside the target, and then in its place."""
+        joined = self.journal.path.with_name("joined.parquet")
+        with replacing(joined) as temporary, pq.ParquetWriter(temporary, self.output, compression="zstd") as writer:
+            for record in self.parts:
+                writer.write_table(self._part(record))
+        make_folder(target.parent)
+        move(joined, target)
+
+    def _score(self) -> None:
+        start = Place(*self.parts[-1]["next"]) if self.parts else Place()
+        held: list[pa.Table] = []
+        counts, place = Counts(), start
+        for batch, found, place in ahead(self._encoded(start)):
+            held.append(_with_scores(batch, self.checkpoint.predict_batch(batch), self.output))
+            counts.merge(found)
+            self.bar.update(len(batch))
+            if sum(table.num_rows for table in held) >= PART_ROWS:
+                self._write(held, counts, place)
+                held, counts = [], Counts()
+        if held:
+            self._write(held, counts, place)
+
+    def _encoded(self, start: Place) -> Iterator[tuple[Batch, Counts, Place]]:
+        kept = [name for name in self.output.names if name in self.data.schema.names]
+        for table, place in self.data.read(self.columns, self.batch_size, start=start):
+            counts = Counts()
+            yield self.checkpoint.encoder.encode(table, labels=False, counts=counts, keys=kept), counts, place
+
+    def _write(self, held: list[pa.Table], counts: Counts, place: Place) -> None:
+        """Write a part, then its record: a part without one is written again."""
+        part = pa.concat_tables(held)
+        number = len(self.parts)
+        with replacing(self._path(number)) as temporary:
+            pq.write_table(part, temporary, compression="zstd")
+        record = {"file": self.number, "part": number, "rows": part.num_rows, "next": place, "counts": asdict(counts)}
+        self.journal.append(record)
+        self.parts.append(record)
+
+    def _part(self, record: dict[str, Any]) -> pa.Table:
+        path = self._path(record["part"])
+        try:
+            table = pq.read_table(path)
+        except (OSError, pa.ArrowException):
+            table = None
+        if table is None or table.num_rows != record["rows"]:
+            raise DataError(f"{path}: a part of this job was altered; say overwrite to start again")
+        return table
+
+    def _path(self, part: int) -> Path:
+        return self.journal.path.with_name(f"{self.number:05}-{part:05}.parquet")
 
 
-def _check(source: Path, target: Path, types: pa.Schema, keep: Sequence[str], names: Sequence[str]) -> None:
+def _work_folder(target: Path, folder: bool) -> Path:
+    """Where parts are kept, on the file system of the outputs: beside a file, in a folder."""
+    if folder:
+        return target / ".recsys.job"
+    real = target.resolve()  # of a link, beside what it points to
+    return real.with_name(f".{real.name}.job")
+
+
+def _files(source: Path, target: Path) -> list[_File]:
+    """What is read and what is written, file by file."""
+    if not source.is_dir():
+        if target.exists() and not target.is_file():
+            raise DataError(f"{target}: expected the name of a file to write, got a folder or a device")
+        if target.exists() and source.exists() and target.samefile(source):
+            raise DataError(f"{target}: is the input itself; name another file")
+        return [_File(source, target)]
+    one, other = source.resolve(), target.resolve()
+    if target.is_file():
+        raise DataError(f"{target}: expected a folder to write to, as the input is one, got a file")
+    if one.is_relative_to(other) or other.is_relative_to(one):
+        raise DataError(f"{target}: input and output must not lie in each other; name another folder")
+    files = [_File(path, target / _renamed(path.relative_to(source))) for path in files_in(source)]
+    seen: dict[Path, Path] = {}
+    for file in files:
+        first = seen.setdefault(file.target, file.source)
+        if first != file.source:
+            raise DataError(f"{first} and {file.source} would both be written to {file.target}; rename one")
+    return files
+
+
+def _renamed(path: Path) -> Path:
+    packed = path.with_suffix("") if path.suffix in (".gz", ".bz2") else path
+    return packed.with_suffix(".parquet")
+
+
+def _output(checkpoint: Checkpoint, file: _File, data: Dataset, keep: Sequence[str]) -> pa.Schema:
+    """The columns that are written and their types."""
+    types, tasks = data.schema, checkpoint.encoder.inputs.tasks
     for name in keep:
         if name not in types.names:
-            raise DataError(f"{source}: no column `{name}` to keep; it has: {', '.join(types.names)}")
+            raise DataError(f"{file.source}: no column `{name}` to keep; it has: {', '.join(types.names)}")
         if types.names.count(name) > 1:
-            raise DataError(f"{source}: column `{name}` stands twice; rename one to keep it")
+            raise DataError(f"{file.source}: column `{name}` stands twice; rename one to keep it")
+    names = ["score"] if len(tasks) == 1 else [f"score_{task.name}" for task in tasks]
     twice = [name for name in (*keep, *names) if (*keep, *names).count(name) > 1]
     if twice:
         raise DataError(f"the output would hold column `{twice[0]}` twice; leave it out of keep")
-    if target.is_dir():
-        raise DataError(f"{target}: expected a file to write, got a folder")
-    if target.exists() and target.samefile(source):
-        raise DataError(f"{target}: is the input itself; name another file")
+    data.need(checkpoint.encoder.schema.columns)
+    kinds = [pa.float32() if task.kind == "binary" else pa.float64() for task in tasks]
+    return pa.schema([types.field(name) for name in keep] + list(map(pa.field, names, kinds)))
 
 
-def _with_scores(batch: Batch, scores: np.ndarray[Any, Any], schema: pa.Schema) -> pa.Table:
+def _bar(opened: list[Dataset], journal: Journal, show: bool) -> tqdm[Any]:
+    known = [data.rows for data in opened]
+    total = None if None in known else sum(rows or 0 for rows in known)
+    before = sum(record.get("rows", 0) for record in journal.records)
+    quiet = None if show else True
+    return tqdm(total=total, initial=before, desc="score", unit=" rows", unit_scale=True, disable=quiet)
+
+
+def _with_scores(batch: Batch, scores: np.ndarray[Any, Any], output: pa.Schema) -> pa.Table:
     kept = [] if batch.keys is None else batch.keys.columns
-    types = schema.types[len(kept) :]
-    columns = [pa.array(scores[:, i].astype(kind.to_pandas_dtype())) for i, kind in enumerate(types)]
-    return pa.Table.from_arrays([*kept, *columns], schema=schema)
+    kinds = output.types[len(kept) :]
+    columns = [pa.array(scores[:, i].astype(kind.to_pandas_dtype())) for i, kind in enumerate(kinds)]
+    return pa.Table.from_arrays([*kept, *columns], names=output.names).cast(output)

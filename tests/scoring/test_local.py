@@ -1,19 +1,32 @@
-"""Parquet in, Parquet out: every row once, in order, or nothing at all."""
+"""Files in, Parquet out: every row once and in order, whatever kills the job on the way."""
 
 from __future__ import annotations
 
+import gzip
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import textwrap
+import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 import pytest
 
+from recsys.data import parquet
+from recsys.data.readers import Dataset
 from recsys.errors import DataError
-from recsys.models.checkpoint import Checkpoint
+from recsys.files import locked
+from recsys.models.checkpoint import Checkpoint, save
 from recsys.scoring import local
-from recsys.scoring.local import score_file
+from recsys.scoring.journal import Journal
+from recsys.scoring.local import score
 from recsys.training.run import train
 from tests import toy
 
@@ -33,7 +46,7 @@ def source(tmp_path: Path) -> Path:
 
 def test_every_row_once_and_in_order(trained: Checkpoint, source: Path, tmp_path: Path) -> None:
     target = tmp_path / "deep" / "out.parquet"
-    scored = score_file(trained, source, target, ["row", "user"], batch_size=128, show=False)
+    scored = score(trained, source, target, ["row", "user"], batch_size=128, show=False)
     out = pq.read_table(target)
     assert out.column_names == ["row", "user", "score"]
     assert out["row"].to_pylist() == list(range(1000))
@@ -44,52 +57,274 @@ def test_every_row_once_and_in_order(trained: Checkpoint, source: Path, tmp_path
 
 def test_two_tasks_have_two_columns(tmp_path: Path, source: Path) -> None:
     both = train(toy.recipe(tmp_path / "toy", schema=toy.TWO_TASKS, epochs=1), show=False)
-    score_file(both, source, tmp_path / "out.parquet", show=False)
+    score(both, source, tmp_path / "out.parquet", show=False)
     assert pq.read_table(tmp_path / "out.parquet").column_names == ["score_label", "score_rating"]
 
 
 def test_no_rows_give_no_rows(trained: Checkpoint, tmp_path: Path) -> None:
     pq.write_table(toy.rows(0), tmp_path / "in.parquet")
-    assert score_file(trained, tmp_path / "in.parquet", tmp_path / "out.parquet", show=False).rows == 0
+    assert score(trained, tmp_path / "in.parquet", tmp_path / "out.parquet", show=False).rows == 0
     assert pq.read_table(tmp_path / "out.parquet").num_rows == 0
 
 
 def test_what_was_replaced_is_counted(trained: Checkpoint, tmp_path: Path) -> None:
     table = toy.rows(10).set_column(3, "item", [["never seen"] * 10])
     pq.write_table(table, tmp_path / "in.parquet")
-    scored = score_file(trained, tmp_path / "in.parquet", tmp_path / "out.parquet", show=False)
+    scored = score(trained, tmp_path / "in.parquet", tmp_path / "out.parquet", show=False)
     assert scored.counts.unknown["item"] == 10
 
 
-def test_a_job_that_dies_leaves_what_was_there(
+class Killed(BaseException):
+    """Stands for a kill at a chosen moment: nothing catches it."""
+
+
+def killed_at(step: int, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """From now on, the step-th change of the disk does not happen any more, nor anything after it."""
+    done: list[str] = []
+
+    def dying(name: str, real: Any) -> Any:
+        def change(*args: Any, **kwargs: Any) -> Any:
+            if len(done) >= step:
+                raise Killed(name)
+            done.append(name)
+            return real(*args, **kwargs)
+
+        return change
+
+    monkeypatch.setattr(Path, "replace", dying("replace", Path.replace))
+    monkeypatch.setattr(Path, "unlink", dying("unlink", Path.unlink))
+    monkeypatch.setattr(os, "fsync", dying("fsync", os.fsync))
+    monkeypatch.setattr(shutil, "rmtree", dying("rmtree", shutil.rmtree))
+    return done
+
+
+@pytest.mark.parametrize("old", [True, False])
+def test_a_kill_at_any_change_of_the_disk_loses_and_repeats_no_row(
+    trained: Checkpoint, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, old: bool
+) -> None:
+    monkeypatch.setattr(local, "PART_ROWS", 300)
+    straight = tmp_path / "straight.parquet"
+    score(trained, source, straight, ["row"], batch_size=100, show=False)
+    whole, target, kills = straight.read_bytes(), tmp_path / "out.parquet", 0
+    for step in range(1000):
+        with pytest.MonkeyPatch.context() as patch:
+            if old:
+                target.write_bytes(b"old")
+            done = killed_at(step, patch)
+            try:
+                score(trained, source, target, ["row"], batch_size=100, show=False)
+                break
+            except Killed:
+                kills += 1
+        assert not target.exists() or target.read_bytes() in (b"old", whole)
+        patched = score(trained, source, target, ["row"], batch_size=100, show=False)
+        assert patched.rows == 1000
+        assert target.read_bytes() == whole
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["in.parquet", "out.parquet", "straight.parquet"]
+        target.unlink()
+    assert kills == len(done) > 15
+
+
+def test_a_job_goes_on_behind_its_last_part(
     trained: Checkpoint, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(local, "PART_ROWS", 300)
+    real = local._with_scores
+    for dies_at in (5, 9):
+        calls = iter(range(100))
+
+        def dying(*args: Any, calls: Any = calls, dies_at: int = dies_at) -> pa.Table:
+            if next(calls) == dies_at:
+                raise Killed
+            return real(*args)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(local, "_with_scores", dying)
+            with pytest.raises(Killed):
+                score(trained, source, tmp_path / "out.parquet", ["row"], batch_size=70, show=False)
+    scored = score(trained, source, tmp_path / "out.parquet", ["row"], batch_size=70, show=False)
+    assert (scored.rows, scored.resumed) == (1000, 600)  # two parts; batches end where row groups do
+    assert scored.counts.rows == 1000
+    assert pq.read_table(tmp_path / "out.parquet")["row"].to_pylist() == list(range(1000))
+
+
+def unfinished(trained: Checkpoint, source: Path, target: Path, keep: list[str]) -> None:
+    """Leave a job with one part."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(local, "PART_ROWS", 300)
+        patch.setattr(Journal, "append", _append_once(Journal.append))
+        with pytest.raises(Killed):
+            score(trained, source, target, keep, batch_size=100, show=False)
+
+
+def _append_once(real: Any) -> Any:
+    def append(self: Journal, record: Any) -> None:
+        if self.records:
+            raise Killed
+        real(self, record)
+
+    return append
+
+
+def test_another_job_does_not_go_on_with_it(trained: Checkpoint, source: Path, tmp_path: Path) -> None:
+    target = tmp_path / "out.parquet"
+    unfinished(trained, source, target, ["row"])
+    other = train(toy.recipe(tmp_path / "toy", epochs=1, seed=5), show=False)
+    for checkpoint, keep, changed in ((trained, [], "keep"), (other, ["row"], "run")):
+        with pytest.raises(DataError, match=rf"unfinished work of another job \({changed} changed\)"):
+            score(checkpoint, source, target, keep, show=False)
+    os.utime(source, (1, 1))
+    with pytest.raises(DataError, match="input changed"):
+        score(trained, source, target, ["row"], show=False)
+    scored = score(other, source, target, show=False, overwrite=True)
+    assert (scored.rows, scored.resumed) == (1000, 0)
+
+
+def test_an_altered_part_or_journal_is_said(trained: Checkpoint, source: Path, tmp_path: Path) -> None:
+    target, job = tmp_path / "out.parquet", tmp_path / ".out.parquet.job"
+    unfinished(trained, source, target, ["row"])
+    (job / "00000-00000.parquet").write_bytes(b"PAR1")
+    with pytest.raises(DataError, match="a part of this job was altered"):
+        score(trained, source, target, ["row"], batch_size=100, show=False)
+    (job / "journal.jsonl").write_text("{\n")
+    with pytest.raises(DataError, match=r"journal\.jsonl: was altered"):
+        score(trained, source, target, ["row"], show=False)
+
+
+def test_a_torn_line_of_the_journal_is_cut_off(trained: Checkpoint, source: Path, tmp_path: Path) -> None:
+    target, journal = tmp_path / "out.parquet", tmp_path / ".out.parquet.job" / "journal.jsonl"
+    unfinished(trained, source, target, ["row"])
+    journal.write_bytes(journal.read_bytes()[:-7])
+    assert score(trained, source, target, ["row"], batch_size=100, show=False).resumed == 0
+    assert pq.read_table(target)["row"].to_pylist() == list(range(1000))
+
+
+def test_two_jobs_with_one_output_are_refused(trained: Checkpoint, source: Path, tmp_path: Path) -> None:
+    with (
+        locked(tmp_path / ".out.parquet.lock"),
+        pytest.raises(DataError, match=r"another process .* is writing there"),
+    ):
+        score(trained, source, tmp_path / "out.parquet", show=False)
+
+
+def test_an_input_that_changes_stops_the_job_and_keeps_what_was_there(
+    trained: Checkpoint, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parquet, "_LEAST", 1)
     target = tmp_path / "out.parquet"
     target.write_bytes(b"old")
-    calls = iter(range(10))
+    real = local._with_scores
 
-    def dying(*args: Any) -> pa.Table:
-        if next(calls) == 2:
-            raise RuntimeError("killed")
+    def changing(*args: Any) -> pa.Table:
+        os.utime(source, (1, 1))
         return real(*args)
 
-    real = local._with_scores
-    monkeypatch.setattr(local, "_with_scores", dying)
-    with pytest.raises(RuntimeError, match="killed"):
-        score_file(trained, source, target, batch_size=100, show=False)
+    monkeypatch.setattr(local, "_with_scores", changing)
+    with pytest.raises(DataError, match="was changed while it was being read"):
+        score(trained, source, target, batch_size=100, show=False)
     assert target.read_bytes() == b"old"
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["in.parquet", "out.parquet"]
+
+
+@pytest.fixture
+def folder(source: Path, tmp_path: Path) -> Path:
+    """The rows in a Parquet file, a CSV file and a packed one; history and tags are read from text."""
+    made = tmp_path / "in"
+    (made / "day=2").mkdir(parents=True)
+    rows = pq.read_table(source).select(["row", "user", "item", "age"])
+    pq.write_table(rows.slice(0, 400), made / "a.parquet")
+    pacsv.write_csv(rows.slice(400, 300), made / "day=2" / "b.csv")
+    pacsv.write_csv(rows.slice(700), tmp_path / "c.csv")
+    (made / "day=2" / "c.csv.gz").write_bytes(gzip.compress((tmp_path / "c.csv").read_bytes()))
+    (made / "_SUCCESS").touch()
+    return made
+
+
+@pytest.fixture(scope="module")
+def flat(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
+    features = tuple(f for f in toy.SCHEMA.features if f.name in ("user", "item", "age"))
+    schema = toy.SCHEMA.model_copy(update={"features": features})
+    return train(toy.recipe(tmp_path_factory.mktemp("flat"), schema=schema, epochs=1), show=False)
+
+
+def test_a_folder_in_is_a_folder_out(flat: Checkpoint, folder: Path, source: Path, tmp_path: Path) -> None:
+    scored = score(flat, folder, tmp_path / "out", ["row"], batch_size=128, show=False)
+    assert (scored.rows, scored.files) == (1000, 3)
+    names = ["a.parquet", "day=2/b.parquet", "day=2/c.parquet"]
+    assert sorted(str(p.relative_to(tmp_path / "out")) for p in (tmp_path / "out").rglob("*.parquet")) == names
+    parts = [pq.read_table(tmp_path / "out" / name) for name in names]
+    assert [int(row) for part in parts for row in part["row"].to_pylist()] == list(range(1000))
+    assert [part.schema.field("row").type for part in parts] == [pa.int64(), pa.string(), pa.string()]
+    together = np.concatenate([part["score"].to_numpy() for part in parts])
+    assert np.allclose(together, flat.predict(source), atol=1e-6)
+
+
+def test_a_killed_folder_goes_on_with_the_files_that_are_left(
+    flat: Checkpoint, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(local, "PART_ROWS", 100)
+    target, read = tmp_path / "out", Dataset.read
+    score(flat, folder, tmp_path / "straight", ["row"], batch_size=100, show=False)
+    with pytest.MonkeyPatch.context() as patch:
+        killed_at(45, patch)
+        with pytest.raises(Killed):
+            score(flat, folder, target, ["row"], batch_size=100, show=False)
+    assert [path.name for path in target.iterdir() if path.name[0] != "."] == ["a.parquet"]
+    opened: list[str] = []
+
+    def watched(self: Dataset, *args: Any, **kwargs: Any) -> Any:
+        opened.append(self.files[0].path.name)
+        return read(self, *args, **kwargs)
+
+    monkeypatch.setattr(Dataset, "read", watched)
+    assert score(flat, folder, target, ["row"], batch_size=100, show=False).rows == 1000
+    assert "a.parquet" not in opened
+    for path in (tmp_path / "straight").rglob("*.parquet"):
+        assert (target / path.relative_to(tmp_path / "straight")).read_bytes() == path.read_bytes()
+
+
+def test_folders_that_cannot_be_are_said(flat: Checkpoint, folder: Path, source: Path, tmp_path: Path) -> None:
+    for target, told in ((folder / "out", "must not lie in each other"), (tmp_path, "must not lie in each other"),
+                         (source, "expected a folder to write to")):  # fmt: skip
+        with pytest.raises(DataError, match=told):
+            score(flat, folder, target, show=False)
+    (folder / "a.csv").write_text("user,item,age\n")
+    with pytest.raises(DataError, match=r"a\.csv and .*a\.parquet would both be written to"):
+        score(flat, folder, tmp_path / "out", show=False)
+
+
+def test_a_process_that_is_killed_goes_on(trained: Checkpoint, tmp_path: Path) -> None:
+    save(trained, tmp_path / "run")
+    table = toy.rows(60_000, 4)
+    pq.write_table(table.append_column("row", [list(range(60_000))]), tmp_path / "in.parquet")
+    script = """
+        from pathlib import Path
+        import recsys
+        from recsys.scoring import local
+        local.PART_ROWS = 3_000
+        recsys.score(recsys.load("run"), Path("in.parquet"), Path("out.parquet"), ["row"], batch_size=500, show=False)
+    """
+    command = [sys.executable, "-c", textwrap.dedent(script)]
+    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    child = subprocess.Popen(command, cwd=tmp_path, env=env)
+    while not (tmp_path / ".out.parquet.job" / "00000-00002.parquet").exists() and child.poll() is None:
+        time.sleep(0.002)
+    child.send_signal(signal.SIGKILL)
+    assert child.wait() == -signal.SIGKILL
+    assert not (tmp_path / "out.parquet").exists()
+    subprocess.run(command, cwd=tmp_path, env=env, check=True)
+    out = pq.read_table(tmp_path / "out.parquet")
+    assert out["row"].to_pylist() == list(range(60_000))
+    score(trained, tmp_path / "in.parquet", tmp_path / "straight.parquet", ["row"], batch_size=500, show=False)
+    assert out["score"].equals(pq.read_table(tmp_path / "straight.parquet")["score"])
 
 
 def test_a_device_is_refused_and_a_link_is_followed(trained: Checkpoint, source: Path, tmp_path: Path) -> None:
-    import os
-
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(DataError, match="got a folder or a device"):
-        score_file(trained, source, tmp_path / "pipe", show=False)
+        score(trained, source, tmp_path / "pipe", show=False)
     assert (tmp_path / "pipe").is_fifo()
     (tmp_path / "link").symlink_to(tmp_path / "real.parquet")
-    score_file(trained, source, tmp_path / "link", show=False)
+    score(trained, source, tmp_path / "link", show=False)
     assert (tmp_path / "link").is_symlink()
     assert pq.read_table(tmp_path / "real.parquet").num_rows == 1000
 
@@ -100,11 +335,11 @@ def test_bad_input_is_named(trained: Checkpoint, source: Path, tmp_path: Path) -
         ((source, out, ["nothing"]), "no column `nothing` to keep"),
         ((source, out, ["row", "row"]), "column `row` twice"),
         ((source, source, []), "is the input itself"),
-        ((source, tmp_path, []), "expected a file to write, got a folder"),
+        ((source, tmp_path, []), "expected the name of a file to write, got a folder"),
         ((tmp_path / "none.parquet", out, []), "no such file"),
     ):
         with pytest.raises(DataError, match=told):
-            score_file(trained, *arguments, show=False)
+            score(trained, *arguments, show=False)
     assert not out.exists()
 
 
@@ -112,5 +347,5 @@ def test_a_missing_feature_is_named_and_nothing_is_written(trained: Checkpoint, 
     less = tmp_path / "less.parquet"
     pq.write_table(pq.read_table(source).drop_columns(["item"]), less)
     with pytest.raises(DataError, match=r"less\.parquet: missing column `item`"):
-        score_file(trained, less, tmp_path / "out.parquet", show=False)
+        score(trained, less, tmp_path / "out.parquet", show=False)
     assert not (tmp_path / "out.parquet").exists()
