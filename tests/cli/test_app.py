@@ -126,7 +126,7 @@ def test_an_interrupt_is_130(as_score: Install, capsys: pytest.CaptureFixture[st
 
     as_score(command)
     assert main(["score"]) == 130
-    assert capsys.readouterr() == ("", "recsys score: interrupted\n")
+    assert capsys.readouterr() == ("", "recsys score: interrupted; the same command goes on where it was\n")
 
 
 def test_call_parses_before_it_runs() -> None:
