@@ -56,10 +56,10 @@ def metrics_tables(metrics: Mapping[str, Any], title: str) -> list[Table]:
 def features_table(features: Sequence[Mapping[str, Any]]) -> Table:
     """What the encoder made of each feature; see `recsys.data.report.FeatureReport`."""
     table = Table(title="features", title_justify="left")
-    for name in ("feature", "kind", "table", "rows", "distinct", "missing", "unknown", "colliding", "by chance"):
+    for name in ("feature", "kind", "table", "rows", "distinct", "missing", "unknown", "cut", "colliding", "by chance"):
         table.add_column(name, justify="left" if name in ("feature", "kind", "table") else "right")
     for found in features:
-        shares = [_share(found.get(key)) for key in ("missing", "unknown", "colliding", "expected")]
+        shares = [_share(found.get(key)) for key in ("missing", "unknown", "cut", "colliding", "expected")]
         counts = ["" if found.get(key) is None else f"{found[key]:,}" for key in ("rows", "distinct")]
         table.add_row(found["name"], found["kind"], found.get("table", ""), *counts, *shares)
     return table

@@ -101,8 +101,5 @@ def _run(recipe: Recipe, out: Path, overwrite: bool) -> Result:
     for table in metrics_tables(checkpoint.metrics["valid"], "validation rows"):
         screen.print(table)
     screen.print(features_table(checkpoint.training["features"]))
-    for split, lines in checkpoint.training["replaced"].items():
-        for line in lines:
-            screen.print(f"  {split}: {line}", highlight=False)
     screen.print(f"saved {out}\nnext: recsys eval {out} --data FILE    recsys score {out} IN.parquet OUT.parquet")
     return {"run": str(out), "metrics": checkpoint.metrics, "training": checkpoint.training}

@@ -25,6 +25,7 @@ class FeatureReport:
             that have a row), None for a number.
         missing: Share of the training values that are missing.
         unknown: Share of the validation values that training did not show (often enough).
+        cut: Share of the training rows whose list was longer than `max_length`.
         colliding: Share of a hashed feature's ids whose row another id of the table reads too.
         expected: That share if ids fell into rows at random, ``1 - (1 - 1/m)^(n - 1)``.
     """
@@ -36,6 +37,7 @@ class FeatureReport:
     distinct: int | None = None
     missing: float = 0.0
     unknown: float = 0.0
+    cut: float = 0.0
     colliding: float | None = None
     expected: float | None = None
 
@@ -66,6 +68,7 @@ def _of_ids(encoder: Encoder, feature: IdFeature, train: Counts, valid: Counts) 
         shares.distinct if shares else len(encoder.fitted.vocabularies[owner.name]),
         _share(train, train.missing, feature.name),
         _share(valid, valid.unknown, feature.name),
+        round(train.cut.get(feature.name, 0) / max(train.rows, 1), 6),
         round(shares.colliding, 6) if shares else None,
         round(expected_share(_ids_of(encoder, table), encoder.rows(feature) - 1), 6) if hashed else None,
     )
