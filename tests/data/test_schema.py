@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import tomllib
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from recsys.data.schema import Categorical, Hashing, Label, MultiValued, Numeric, Schema, Sequence
 from recsys.errors import ConfigError, SchemaError
@@ -115,3 +118,57 @@ def test_bundled_schemas_load() -> None:
     paths = sorted((shelf("data") / "schemas").glob("*.toml"))
     assert {path.stem for path in paths} >= {"movielens-100k", "adult"}
     assert all(Schema.load(path).features for path in paths)
+
+
+NAMES = st.sampled_from(["a", "b", "c", "a:b", ""])
+ENCODINGS = st.one_of(
+    st.fixed_dictionaries({"kind": st.just("vocabulary")}, optional={"min_count": st.integers(0, 3)}),
+    st.fixed_dictionaries(
+        {"kind": st.just("hash"), "bits": st.integers(0, 32)}, optional={"table": NAMES, "seed": st.integers(-1, 2**32)}
+    ),
+)
+FEATURES = st.fixed_dictionaries(
+    {
+        "name": NAMES,
+        "kind": st.sampled_from(["numeric", "categorical", "bucketed", "multi-valued", "sequence", "other"]),
+    },
+    optional={
+        "column": NAMES,
+        "side": st.sampled_from(["user", "item", "nobody"]),
+        "encoding": ENCODINGS,
+        "shares": NAMES,
+        "buckets": st.sampled_from([{"kind": "quantiles", "count": 3}, {"kind": "log-square"}, {"kind": "none"}]),
+        "max_length": st.integers(-1, 3),
+        "separator": st.sampled_from(["|", ""]),
+        "transform": st.sampled_from(["log", "cube"]),
+    },
+)
+LABELS = st.fixed_dictionaries(
+    {"name": NAMES},
+    optional={
+        "kind": st.sampled_from(["binary", "regression"]),
+        "column": NAMES,
+        "positive": st.sampled_from(["1", ""]),
+    },
+)
+
+
+@given(
+    st.lists(LABELS, max_size=2), st.lists(FEATURES, max_size=3), st.sampled_from([None, "criteo", "excel"]),
+    st.sampled_from([None, "u"]),
+)  # fmt: skip
+def test_any_schema_is_refused_in_one_line_or_comes_back_from_its_toml(
+    labels: list[dict[str, Any]], features: list[dict[str, Any]], format: str | None, group: str | None
+) -> None:
+    values: dict[str, Any] = {"labels": labels, "features": features}
+    values |= {key: value for key, value in (("format", format), ("group", group)) if value}
+    refused = ""
+    try:
+        made = Schema.parse(values, "here")
+    except (ConfigError, SchemaError) as error:
+        refused = str(error)
+    if refused:
+        assert refused.startswith("here: ")
+        assert "\n" not in refused
+        return
+    assert Schema.parse(tomllib.loads(made.toml()), "there") == made
