@@ -86,18 +86,22 @@ def locked(path: Path) -> Iterator[None]:
             raise DataError(f"{path}: cannot be written: {error.strerror or error}") from None
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             owner = os.pread(handle, 32, 0).decode(errors="replace").strip() or "unknown"
             os.close(handle)
             raise DataError(
                 f"{path}: another process (number {owner}) is writing there; wait for it, or name another output"
             ) from None
+        except OSError as error:
+            os.close(handle)
+            raise DataError(f"{path}: this file system has no locks: {error.strerror or error}") from None
         if _still_named(handle, path):  # else its last owner removed it between our two calls
             break
         os.close(handle)
     try:
-        os.truncate(handle, 0)
-        os.pwrite(handle, str(os.getpid()).encode(), 0)
+        with contextlib.suppress(OSError):  # on a full disk; it is only for the message above
+            os.truncate(handle, 0)
+            os.pwrite(handle, str(os.getpid()).encode(), 0)
         yield
     finally:
         try:

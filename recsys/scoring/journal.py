@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from recsys.errors import DataError
+from recsys.files import write_text
 
 __all__ = ["Journal"]
 
@@ -28,15 +29,15 @@ class Journal:
     def __init__(self, path: Path, header: Record) -> None:
         self.path = path
         found = self._read()
-        if found and found[0] != header:
+        if len(found) > 1 and found[0] != header:
             changed = ", ".join(key for key in header if found[0].get(key) != header[key])
             raise DataError(
                 f"{path.parent}: holds the unfinished work of another job ({changed} changed); "
                 "give its command again to finish it, name another output, or say overwrite to discard it"
             )
         self.records = found[1:]
-        if not found:
-            self._write(header)
+        if not self.records:  # what holds no work is anybody's
+            write_text(path, _line(header))
 
     def append(self, record: Record) -> None:
         """Add a record; when this returns, a kill or a loss of power does not undo it.
@@ -44,29 +45,31 @@ class Journal:
         Raises:
             DataError: When the disk refuses.
         """
-        self._write(record)
+        try:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(_line(record))
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise DataError(f"{self.path}: cannot be written: {error.strerror or error}") from error
         self.records.append(record)
 
     def _read(self) -> list[Record]:
         """Whole records; what a kill left of a line at the end is cut off."""
         try:
             content = self.path.read_bytes()
+            end = content.rfind(b"\n") + 1
+            if end < len(content):
+                os.truncate(self.path, end)
         except FileNotFoundError:
             return []
-        end = content.rfind(b"\n") + 1
-        if end < len(content):
-            os.truncate(self.path, end)
+        except OSError as error:
+            raise DataError(f"{self.path}: cannot be read: {error.strerror or error}") from error
         try:
             return [json.loads(line) for line in content[:end].splitlines()]
         except ValueError:
             raise DataError(f"{self.path}: was altered; say overwrite to start again") from None
 
-    def _write(self, record: Record) -> None:
-        line = json.dumps(record, allow_nan=False, ensure_ascii=False).encode() + b"\n"
-        try:
-            with self.path.open("ab") as file:
-                file.write(line)
-                file.flush()
-                os.fsync(file.fileno())
-        except OSError as error:
-            raise DataError(f"{self.path}: cannot be written: {error.strerror or error}") from error
+
+def _line(record: Record) -> str:
+    return json.dumps(record, allow_nan=False) + "\n"

@@ -24,7 +24,7 @@ from recsys.data.batch import Batch
 from recsys.data.encoder import Counts
 from recsys.data.readers import Dataset, Place, files_in
 from recsys.errors import DataError
-from recsys.files import locked, make_folder, move, replacing
+from recsys.files import locked, make_folder, move, replacing, sweep
 from recsys.models.checkpoint import Checkpoint
 from recsys.scoring.journal import Journal
 
@@ -68,8 +68,8 @@ class _File(NamedTuple):
 
 def score(
     checkpoint: Checkpoint,
-    source: Path,
-    target: Path,
+    source: str | Path,
+    target: str | Path,
     keep: Sequence[str] = (),
     *,
     batch_size: int = 16_384,
@@ -96,6 +96,7 @@ def score(
             to `target`, or it holds the unfinished work of another one.
     """
     started = time.monotonic()
+    source, target = Path(source), Path(target)
     files = _files(source, target)
     schema = checkpoint.encoder.schema
     columns = list(dict.fromkeys([*schema.columns, *keep]))
@@ -107,7 +108,11 @@ def score(
         if overwrite:
             shutil.rmtree(work, ignore_errors=True)
         make_folder(work)
-        inputs = [list(identity) for data in opened for identity in data.identity()]
+        sweep(work)
+        inputs = [
+            [str(file.source.relative_to(source)), *data.identity()[0]]
+            for file, data in zip(files, opened, strict=True)
+        ]
         header = {"format": _FORMAT, "run": checkpoint.fingerprint(), "keep": list(keep), "input": inputs}
         journal = Journal(work / "journal.jsonl", header)
         with _bar(opened, journal, show) as bar:
@@ -238,6 +243,8 @@ def _files(source: Path, target: Path) -> list[_File]:
         first = seen.setdefault(file.target, file.source)
         if first != file.source:
             raise DataError(f"{first} and {file.source} would both be written to {file.target}; rename one")
+        if file.source.resolve().is_relative_to(other) or not file.target.resolve().is_relative_to(other):
+            raise DataError(f"{file.source} or {file.target}: a link leads into the other folder or elsewhere; copy it")
     return files
 
 
