@@ -85,7 +85,8 @@ def values(table: pa.Table, feature: IdFeature, edges: Floats | None) -> tuple[p
 def _lists(array: pa.Array, name: str, separator: str | None) -> pa.Array:
     kind = array.type
     if pa.types.is_null(kind):
-        return pa.nulls(len(array), pa.list_(pa.string()))
+        lists = pa.nulls(len(array), pa.large_list(pa.large_string()))
+        return lists if separator is None else pc.fill_null(lists, pa.array([[]], lists.type)[0])
     if pa.types.is_list(kind) or pa.types.is_large_list(kind):
         return array
     if pa.types.is_fixed_size_list(kind) or pa.types.is_list_view(kind) or pa.types.is_large_list_view(kind):
@@ -94,9 +95,8 @@ def _lists(array: pa.Array, name: str, separator: str | None) -> pa.Array:
         raise DataError(f"column `{name}`: expected lists, got {kind}; for text such as `a|b` set the separator")
     plain = array.dictionary_decode() if pa.types.is_dictionary(kind) else array
     lists = pc.split_pattern(canonical(plain, name), separator)
-    # Text has no other way to write a list of nothing than to be empty.
-    nothing = pa.array([[]], lists.type)[0]
-    return pc.if_else(pc.fill_null(pc.equal(pc.cast(plain, pa.large_string()), ""), False), nothing, lists)
+    # Text has no other way to write a list of nothing than to be blank, and pandas reads a blank as missing.
+    return pc.fill_null(lists, pa.array([[]], lists.type)[0])
 
 
 def _last(flat: pa.Array, lengths: Ints, most: int) -> tuple[pa.Array, Ints, int]:

@@ -124,7 +124,7 @@ class MultiValued(_IdFeature):
 
     kind: Literal["multi-valued"] = "multi-valued"
     separator: str | None = Field(None, min_length=1)
-    """Splits text columns; list columns need none."""
+    """Splits text columns, where blank and missing are the empty list; list columns need none."""
 
 
 class Sequence(_IdFeature):
@@ -132,7 +132,7 @@ class Sequence(_IdFeature):
 
     kind: Literal["sequence"] = "sequence"
     separator: str | None = Field(None, min_length=1)
-    """Splits text columns; list columns need none."""
+    """Splits text columns, where blank and missing are the empty list; list columns need none."""
     max_length: int = Field(50, ge=1)
     """Only the last this many are kept."""
 
