@@ -142,7 +142,7 @@ class Dataset:
     def read(
         self,
         columns: Sequence[str] | None = None,
-        size: int = _TABLE,
+        size: int | None = None,
         pieces: Iterable[Piece] | None = None,
         start: Place = BEGIN,
     ) -> Iterator[tuple[pa.Table, Place]]:
@@ -150,7 +150,7 @@ class Dataset:
 
         Args:
             columns: The columns that are needed; by default all.
-            size: Most rows a table.
+            size: Most rows a table; by default 65,536, and fewer of more than 256 columns.
             pieces: Which, in this order; by default all in theirs.
             start: Where to begin, as an earlier call with the same pieces gave it.
 
@@ -158,6 +158,7 @@ class Dataset:
             ConfigError: When `size` is below 1.
             DataError: When a file is broken or changed, or a column is absent or stands twice.
         """
+        size = _suited(len(self.schema.names if columns is None else columns)) if size is None else size
         if size < 1:
             raise ConfigError(f"expected at least 1 row at a time, got {size}")
         if columns is not None and self._table is not None:
@@ -194,8 +195,13 @@ class Dataset:
         file.check()
 
 
+def _suited(columns: int) -> int:
+    """Rows of a table of some 16 million values at most."""
+    return max(min(_TABLE, (1 << 24) // max(columns, 1)), 1024)
+
+
 def tables(
-    rows: Rows, columns: Sequence[str] | None = None, size: int = _TABLE, format: Format | None = None
+    rows: Rows, columns: Sequence[str] | None = None, size: int | None = None, format: Format | None = None
 ) -> Iterator[pa.Table]:
     """The rows in order, as tables of at most `size` rows; see `Dataset.read`."""
     for table, _ in Dataset(rows, format, columns).read(columns, size):

@@ -17,11 +17,14 @@ from recsys.data.batch import Batch
 from recsys.data.encoder import FIRST, Counts, Encoder, IdInput, Inputs, Task
 from recsys.data.fitting import Fitting
 from recsys.data.readers import Dataset, Piece
-from recsys.data.schema import Hashing, Schema
+from recsys.data.schema import Hashing, IdFeature, MultiValued, Schema, Sequence
 from recsys.data.stream import Examples, Resident, Streamed, encoded, named_tables, needed
 from recsys.files import read_json, write_json
 
 __all__ = ["Prepared", "outline", "prepare"]
+
+_VALUES = 1 << 24
+"""Encoded values of a window, 8 bytes each."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,7 @@ class Prepared:
 
 
 def prepare(
-    schema: Schema, train: Dataset, valid: Dataset, shuffle_rows: int, folder: Path | None, show: bool
+    schema: Schema, train: Dataset, valid: Dataset, shuffle_rows: int | None, folder: Path | None, show: bool
 ) -> Prepared:
     """Fit the encoder, and open both data sets: in memory when they have no more than `shuffle_rows` rows.
 
@@ -50,13 +53,14 @@ def prepare(
         schema: What the columns mean.
         train: Rows to train on.
         valid: Rows that say when to stop.
-        shuffle_rows: Most rows that are held encoded.
+        shuffle_rows: Rows of a window; None: as many as `_VALUES` values make.
         folder: Where the encoder is kept while training, or None.
         show: Progress bars on standard error.
 
     Raises:
         DataError: With the file's name, when rows are not as the schema says, or there are none.
     """
+    shuffle_rows = shuffle_rows or max(_VALUES // _values_a_row(schema), 1)
     encoder, pieces = _fitted(schema, train, None if folder is None else folder / "encoder.json", show)
     rows = sum(piece.rows or 0 for piece in pieces)
     if rows <= shuffle_rows:
@@ -83,6 +87,16 @@ def outline(schema: Schema) -> Inputs:
     )
     tasks = tuple(Task(label.name, label.kind, label.weight) for label in schema.labels)
     return Inputs(tuple(feature.name for feature in schema.numeric), ids, tasks)
+
+
+def _values_a_row(schema: Schema) -> int:
+    """Encoded values of a row, about: of a list with no bound, eight."""
+    lengths = {f.name: f.max_length if isinstance(f, Sequence) else 8 for f in schema.id_features if _is_list(f)}
+    return len(schema.features) + sum(lengths.values())
+
+
+def _is_list(feature: IdFeature) -> bool:
+    return isinstance(feature, (Sequence, MultiValued))
 
 
 def _fitted(schema: Schema, data: Dataset, kept: Path | None, show: bool) -> tuple[Encoder, list[Piece]]:

@@ -68,8 +68,9 @@ class TrainingConfig(Config):
     """Which validation metric chooses the best epoch (the first task's; a regression task is watched by its RMSE)."""
     patience: int = Field(2, ge=1)
     """Epochs without a better validation metric before training stops."""
-    shuffle_rows: int = Field(500_000, ge=1)
-    """Rows that are shuffled together, and what bounds the memory: no more than these are held encoded at a time."""
+    shuffle_rows: int | None = Field(None, ge=1)
+    """Rows that are shuffled together: what bounds the memory, for about three times as many are held encoded. By
+    default as many as 2^24 values make (128 MiB): of Criteo's columns half a million."""
     save_seconds: float = Field(30.0, ge=0)
     """How often the state is saved within an epoch, so that a kill loses little; every epoch's end is saved too."""
 

@@ -173,3 +173,8 @@ def test_a_damaged_page_is_named(tmp_path: Path, parquet: Path) -> None:
 
 def test_an_empty_table_gives_no_rows() -> None:
     assert read(pa.table({"a": pa.array([], pa.int64())})).num_rows == 0
+
+
+def test_of_very_many_columns_fewer_rows_are_held() -> None:
+    wide = pa.table({f"c{i}": pa.nulls(3000) for i in range(9000)})
+    assert max(table.num_rows for table in tables(wide)) == (1 << 24) // 9000

@@ -169,3 +169,11 @@ def test_what_training_shows_is_counted_while_fitting(files: list[Path]) -> None
         pass
     fitted = Encoder.fit(SCHEMA, tables(files)).fitted.counts
     assert (fitted.rows, fitted.values, fitted.missing) == (counts.rows, counts.values, counts.missing)
+
+
+def test_by_default_a_window_holds_so_many_values(files: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("recsys.training.prepare._VALUES", 53 * 64)  # a row has 3 features, one of up to 50 values
+    data = Dataset(files)
+    made = prepare(SCHEMA, data, data, None, None, show=False)
+    assert isinstance(made.train, Streamed)
+    assert made.train.shuffle_rows == 64
