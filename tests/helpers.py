@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from recsys.data.batch import Batch, JaggedIds
 from recsys.data.encoder import IdInput, Inputs, Task
+from recsys.data.values import NO_VALUE
 from recsys.layers.tables import EmbeddingTables
 
 Bags = list[list[list[int]]]
@@ -118,8 +119,11 @@ def write_table(tables: EmbeddingTables, name: str, rows: Tensor) -> None:
 def tidy(value: str | None) -> str | None:
     """The canonical text of one value: `recsys.data.values.canonical`, said another way."""
     text = (value or "").strip()
+    if text in NO_VALUE:
+        return None
     if text.lower() in ("true", "false") and text in (text.title(), text.upper()):
         return text.lower()
     number, dot, zeros = text.rpartition(".")
     whole_number = dot and re.fullmatch("-?[0-9]+", number) and re.fullmatch("0+", zeros)
-    return (number if whole_number else text) or None
+    found = number if whole_number else text
+    return "0" if found == "-0" else found

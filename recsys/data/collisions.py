@@ -15,6 +15,10 @@ from recsys.data.values import Ints
 __all__ = ["Collisions", "Shares", "expected_share"]
 
 
+_PENDING = 1 << 16
+"""Ids that may wait to be merged, or twice as many as are merged already, if that is more."""
+
+
 @dataclass(frozen=True)
 class Shares:
     """Of one feature: distinct ids, and the share of them whose row another id of the table reads too."""
@@ -38,7 +42,7 @@ class Collisions:
         self.limit, self.level = limit, 0
         self._names: list[str] = []
         self._parts: list[tuple[npt.NDArray[np.uint64], Ints, Ints]] = []
-        self._pending = 0
+        self._pending = self._kept = 0
 
     def add(self, name: str, texts: pa.LargeStringArray, rows: Ints) -> None:
         """Collect the distinct `texts` of feature `name` and the `rows` that they read."""
@@ -48,7 +52,7 @@ class Collisions:
         ids = hash64(texts, 0)[sampled] ^ np.uint64(mmh3.hash64(name, signed=False)[0])
         self._parts.append((ids, rows[sampled], np.full(ids.size, self._names.index(name))))
         self._pending += ids.size
-        if self._pending > self.limit:
+        if self._pending > max(2 * self._kept, min(_PENDING, self.limit)):
             self._merge()
 
     def shares(self) -> dict[str, Shares]:
@@ -77,4 +81,4 @@ class Collisions:
             self.level += 1
             kept = self._sampled(rows)
             ids, rows, features = ids[kept], rows[kept], features[kept]
-        self._parts, self._pending = [(ids, rows, features)], ids.size
+        self._parts, self._kept, self._pending = [(ids, rows, features)], ids.size, 0

@@ -25,11 +25,12 @@ def column(table: pa.Table, name: str) -> pa.Array:
     Raises:
         DataError: When it is absent, or stands twice.
     """
-    if name not in table.column_names:
-        raise DataError(f"missing column `{name}`; the data has: {', '.join(table.column_names) or 'no columns'}")
-    if table.column_names.count(name) > 1:
+    position = table.schema.get_field_index(name)
+    if position >= 0:
+        return whole(table.column(position))
+    if name in table.column_names:
         raise DataError(f"column `{name}` stands twice in the data; rename one")
-    return whole(table.column(name))
+    raise DataError(f"missing column `{name}`; the data has: {', '.join(table.column_names) or 'no columns'}")
 
 
 def transformed(table: pa.Table, feature: Numeric) -> Floats:

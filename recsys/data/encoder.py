@@ -49,6 +49,10 @@ class Encoder:
     def __init__(self, schema: Schema, fitted: Fitted) -> None:
         self.schema = schema
         self.fitted = fitted
+        # A schema looks these up feature by feature; of a thousand columns that adds up.
+        self._numeric, self._id_features = schema.numeric, schema.id_features
+        own = {feature.name: feature for feature in self._id_features}
+        self._owners = {name: own[feature.shares or name] for name, feature in own.items()}
 
     @property
     def inputs(self) -> Inputs:
@@ -104,13 +108,13 @@ class Encoder:
         """
         counts = counts if counts is not None else Counts()
         counts.rows += table.num_rows
-        dense = np.zeros((table.num_rows, len(self.schema.numeric)), dtype=np.float32)
-        for f, feature in enumerate(self.schema.numeric):
+        dense = np.zeros((table.num_rows, len(self._numeric)), dtype=np.float32)
+        for f, feature in enumerate(self._numeric):
             dense[:, f] = self._dense(table, feature, counts)
-        ids = [self._ids(table, feature, counts) for feature in self.schema.id_features]
+        ids = [self._ids(table, feature, counts) for feature in self._id_features]
         return Batch(
             dense=torch.from_numpy(dense),
-            ids=JaggedIds.stack(tuple(f.name for f in self.schema.id_features), ids),
+            ids=JaggedIds.stack(tuple(f.name for f in self._id_features), ids),
             labels=torch.from_numpy(_labels(table, self.schema.labels)) if labels else None,
             groups=self._groups(table, counts) if labels else None,
             keys=table.select(list(keys)) if keys else None,
@@ -125,21 +129,21 @@ class Encoder:
         encoded = (transformed(table, feature) - scale.shift) / scale.scale
         usable = np.abs(encoded) <= FARTHEST  # false for NaN, too
         counts.add(feature.name, encoded.size, int((~usable).sum()))
-        return np.where(usable, encoded, (scale.fill - scale.shift) / scale.scale)
+        return np.where(usable, encoded, np.clip((scale.fill - scale.shift) / scale.scale, -FARTHEST, FARTHEST))
 
     def _ids(self, table: pa.Table, feature: IdFeature, counts: Counts) -> tuple[Tensor, Tensor | None, None]:
         array, lengths, cut = values(table, feature, self.fitted.edges.get(feature.name))
         texts, codes = dictionary(array, feature.source)
         rows = self._rows_of(texts, feature)  # and, last, the row of a missing value: its code is -1
         ids = rows[codes]
-        hashed = isinstance(self.schema.owner(feature).encoding, Hashing)
+        hashed = isinstance(self._owners[feature.name].encoding, Hashing)
         unknown = 0 if hashed else ids.size - int(np.count_nonzero(ids))
         counts.add(feature.name, ids.size, int((codes < 0).sum()), unknown, cut)
         return torch.from_numpy(ids), None if lengths is None else torch.from_numpy(lengths), None
 
     def _rows_of(self, texts: pa.LargeStringArray, feature: IdFeature) -> Ints:
         """Rows of distinct texts, and last the row of a missing value."""
-        owner = self.schema.owner(feature)
+        owner = self._owners[feature.name]
         if isinstance(owner.encoding, Hashing):
             key = (owner.name, owner.encoding.bits, owner.encoding.seed)
             return np.append(hash_rows(texts, *key), hash_row(None, *key))

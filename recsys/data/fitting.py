@@ -77,6 +77,10 @@ class Fitting:
     def __init__(self, schema: Schema) -> None:
         self.schema, self.counts = schema, Counts()
         self.ones: dict[str, float] = {}
+        named = {feature.name: feature for feature in schema.id_features}
+        self.owners = {name: named[feature.shares or name] for name, feature in named.items()}
+        self.tables = {name: schema.table(feature) for name, feature in named.items()}
+        self.numeric, self.id_features = schema.numeric, schema.id_features
         self.moments = {f.name: _Moments() for f in schema.numeric}
         self.targets = {target_name(t): _Moments() for t in schema.labels if t.kind == "regression"}
         self.samples = {f.name: _Sample(f.name) for f in schema.id_features if _quantiles(f)}
@@ -96,11 +100,11 @@ class Fitting:
                 self.targets[target_name(task)].add(label(table, task))
             elif task.source in table.column_names:  # fitting needs none, but a bad one is better said now than later
                 self.ones[task.name] = self.ones.get(task.name, 0.0) + float(label(table, task).sum())
-        for number in self.schema.numeric:
+        for number in self.numeric:
             found = transformed(table, number)
             self.moments[number.name].add(found)
             self.counts.add(number.name, found.size, int((~np.isfinite(found)).sum()))
-        for feature in self.schema.id_features:
+        for feature in self.id_features:
             if feature.name in self.samples:
                 found = numbers(column(table, feature.source), feature.source)
                 self.samples[feature.name].add(found)
@@ -112,13 +116,13 @@ class Fitting:
             groups(table, self.schema.group, self.counts)
 
     def _count(self, table: pa.Table, feature: IdFeature) -> None:
-        owner = self.schema.owner(feature)
+        owner = self.owners[feature.name]
         array, _, cut = values(table, feature, None)
         texts, codes = dictionary(array, feature.source)
         self.counts.add(feature.name, codes.size, int((codes < 0).sum()), 0, cut)
         if isinstance(owner.encoding, Hashing):
             rows = hash_rows(texts, owner.name, owner.encoding.bits, owner.encoding.seed)
-            self.collisions[self.schema.table(owner)].add(owner.name, texts, rows)
+            self.collisions[self.tables[owner.name]].add(owner.name, texts, rows)
         else:
             self.tallies[owner.name].add(texts, codes)
 

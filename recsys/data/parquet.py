@@ -57,6 +57,10 @@ def batches(
         with pq.ParquetFile(path, metadata=meta, read_dictionary=text) as file:
             for batch in file.iter_batches(batch_size=size, row_groups=list(row_groups), columns=list(columns)):
                 yield pa.Table.from_batches([batch])
+    except pa.ArrowNotImplementedError as error:
+        raise DataError(
+            f"{path}: a column has a type that Arrow cannot read in parts ({_first_sentence(error)})"
+        ) from None
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"{path}: a page cannot be read ({_first_sentence(error)}); is the file damaged?") from None
 

@@ -24,6 +24,8 @@ BRACKETS = r"^[\[{(].*[\])}]$"
 """Text of a list or a set as a program prints it."""
 SAMPLE = 1 << 16
 """Rows that are looked at closely; of fewer rows, all are."""
+_SAMPLED = 1 << 22
+"""Values that are looked at closely, in all columns together: of very many columns, fewer rows."""
 _HASHES = 1 << 24
 """Distinct values that all columns together may remember, 8 bytes each."""
 _COMMAS = (r"^-?\d+,\d+$", r"^-?\d{1,3}(,\d{3})+(\.\d+)?$")
@@ -62,7 +64,8 @@ def profile(data: Dataset, limit: int = 1_000_000, show: bool = False) -> Profil
     names = list(data.schema.names)
     if not names:
         raise DataError("the data has no columns")
-    head, draws, rows = _Head(data, names, limit, "describe" if show else None), _Draws(), 0
+    sample = min(SAMPLE, max(_SAMPLED // len(names), 1024))
+    head, draws, rows = _Head(data, names, limit, "describe" if show else None), _Draws(sample), 0
     states = {name: Observer(name, min(_HASHES // len(names), 1 << 20)) for name in names}
     for table in head:
         rows += table.num_rows
@@ -110,7 +113,8 @@ class _Head:
 class _Draws:
     """Which rows are in the sample: each draws a random number, and the smallest numbers stay."""
 
-    def __init__(self) -> None:
+    def __init__(self, sample: int = SAMPLE) -> None:
+        self.sample = sample
         self._random = np.random.RandomState(0)  # of numpy's generators the one whose streams never change
         self._ranks = np.zeros(0)
         self._below = 1.0
@@ -124,13 +128,13 @@ class _Draws:
 
     def surplus(self) -> Ints | None:
         """When more than twice as many are held as are wanted: those to keep."""
-        return self.order() if self._ranks.size > 2 * SAMPLE else None
+        return self.order() if self._ranks.size > 2 * self.sample else None
 
     def order(self) -> Ints:
         """The rows to keep, in random order."""
-        keep = np.argsort(self._ranks, kind="stable")[:SAMPLE]
+        keep = np.argsort(self._ranks, kind="stable")[: self.sample]
         self._ranks = self._ranks[keep]
-        if keep.size == SAMPLE:
+        if keep.size == self.sample:
             self._below = float(self._ranks[-1])
         return keep
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import bz2
 import gzip
+import zlib
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -108,8 +110,8 @@ class Dataset:
 
     @property
     def schema(self) -> pa.Schema:
-        """Columns and types, of the first file; a text file's columns are text."""
-        return self._table.schema if self._table is not None else self._opened[0].schema
+        """Columns of the first file, with a type that holds the values of all; a text file's columns are text."""
+        return self._table.schema if self._table is not None else _unified([opened.schema for opened in self._opened])
 
     @property
     def rows(self) -> int | None:
@@ -237,7 +239,16 @@ def _paths(rows: Rows) -> list[Path] | None:
         path = Path(rows)
         return files_in(path) if path.is_dir() else [path]
     if isinstance(rows, (list, tuple)) and rows and all(isinstance(row, (str, Path)) for row in rows):
-        return [file for row in rows for file in _paths(row) or ()]
+        files = [file for row in rows for file in _paths(row) or ()]
+        real = [file.resolve() for file in files]
+        twice = (
+            next((file for i, file in enumerate(real) if file in real[:i]), None)
+            if len(set(real)) < len(real)
+            else None
+        )
+        if twice is not None:
+            raise DataError(f"{twice}: is named twice, and its rows would count twice")
+        return files
     return None
 
 
@@ -262,7 +273,7 @@ class _Text:
         try:
             with self._open() as opened:
                 self.layout = text.dialect(opened, file.path, format)
-        except (OSError, EOFError) as error:
+        except (OSError, EOFError, zlib.error) as error:
             raise _cut_off(file, error) from None
         columns = set(self.layout.columns)
         self.schema = pa.schema([(name, pa.string() if name in columns else DERIVED) for name in self.layout.names])
@@ -280,8 +291,11 @@ class _Text:
             if isinstance(file, (gzip.GzipFile, bz2.BZ2File)):  # only readable from the front
                 yield self.layout.start, None, None
                 return
-            for start, stop in text.split(file, self.layout, _BLOCK):
-                yield start, stop, None
+            try:
+                for start, stop in text.split(file, self.layout, _BLOCK):
+                    yield start, stop, None
+            except DataError as error:
+                raise DataError(f"{self.file.path}: {error}") from None
 
     def read(self, piece: Piece, columns: Sequence[str], size: int) -> Iterator[pa.Table]:
         try:
@@ -291,7 +305,7 @@ class _Text:
                     yield from (table.slice(start, size) for start in range(0, table.num_rows, size))
         except DataError as error:
             raise DataError(f"{self.file.path}: {error}") from None
-        except (OSError, EOFError) as error:
+        except (OSError, EOFError, zlib.error) as error:
             raise _cut_off(self.file, error) from None
 
 
@@ -303,8 +317,11 @@ _BINARY = {b"PK\x03\x04": "a zip or Excel file", b"ARRO": "an Arrow file", b"ORC
 
 
 def _open(file: DataFile, format: Format | None) -> _Parquet | _Text:
-    with file.path.open("rb") as opened:
-        magic = opened.read(4)
+    try:
+        with file.path.open("rb") as opened:
+            magic = opened.read(4)
+    except OSError as error:
+        raise DataError(f"{file.path}: cannot be read: {error.strerror or error}") from None
     for start, what in _BINARY.items():
         if magic.startswith(start):
             raise DataError(f"{file.path}: expected Parquet, CSV or TSV, got {what}; convert it first")
@@ -341,6 +358,8 @@ def _from_pandas(frame: Any, columns: Sequence[str] | None) -> pa.Table:
             array = pa.array(column, from_pandas=True)
         except (pa.ArrowException, OverflowError):
             array = _as_text(column, name)
+        except UnicodeEncodeError as error:
+            raise DataError(f"column `{name}`: its text cannot be written as UTF-8: {error}") from None
         arrays.append(array)
     return pa.Table.from_arrays(arrays, names=[names[i] for i in wanted])
 
@@ -353,13 +372,31 @@ def _as_text(column: Any, name: str) -> pa.Array:
     return pa.array([None if gone else str(v) for v, gone in zip(column, missing, strict=True)], pa.string())
 
 
+def _unified(schemas: Sequence[pa.Schema]) -> pa.Schema:
+    """The first schema with, for each column, a type that loses no value of any; text where there is no other."""
+    first = schemas[0]
+    if all(schema == first for schema in schemas):
+        return first
+    return pa.schema([(name, _common([s.field(name).type for s in schemas if s.get_field_index(name) >= 0] or
+                                     [first.field(i).type])) for i, name in enumerate(first.names)])  # fmt: skip
+
+
+def _common(kinds: Sequence[pa.DataType]) -> pa.DataType:
+    try:
+        fields = [pa.schema([("c", kind)]) for kind in dict.fromkeys(kinds)]
+        return pa.unify_schemas(fields, promote_options="permissive").field("c").type
+    except (pa.ArrowTypeError, pa.ArrowInvalid):
+        return pa.string()
+
+
 def _need(have: Sequence[str], want: Sequence[str], where: str) -> None:
-    absent = [name for name in want if name not in have]
+    times = Counter(have)
+    absent = [name for name in want if name not in times]
     if absent:
         names = ", ".join(f"`{name}`" for name in absent)
         raise DataError(
             f"{where}: missing column{'s' * (len(absent) > 1)} {names}; it has: {', '.join(have) or 'none'}"
         )
-    twice = next((name for name in want if list(have).count(name) > 1), None)
+    twice = next((name for name in want if times[name] > 1), None)
     if twice is not None:
         raise DataError(f"{where}: column `{twice}` stands twice; rename one")

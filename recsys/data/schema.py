@@ -212,7 +212,7 @@ class Schema(Config):
             )
         if target.shares is not None:
             raise ValueError(f"feature `{feature.name}` must share `{target.shares}` itself, not `{target.name}`")
-        if "encoding" in feature.model_fields_set and feature.encoding != target.encoding:
+        if feature.encoding not in (Vocabulary(), target.encoding):
             raise ValueError(f"feature `{feature.name}` shares `{target.name}` and so has no encoding of its own")
 
     def _check_tables(self) -> None:

@@ -25,7 +25,7 @@ from recsys.data.schema import Format
 from recsys.data.splits import Fractions
 from recsys.data.values import canonical, numbers, whole
 from recsys.errors import ConfigError, DataError
-from recsys.files import make_folder
+from recsys.files import locked, make_folder
 
 __all__ = ["Written", "split_files"]
 
@@ -139,6 +139,20 @@ def _folder(folder: Path, wanted: Sequence[str]) -> Iterator[Path]:
     Files of an earlier split go first: a kill in between may leave some files missing, but never those of two splits.
     """
     made = not folder.exists()
+    try:
+        with locked(folder / ".split.lock"):
+            for left in folder.glob(".split.*.partial"):  # of a split that was killed
+                shutil.rmtree(left, ignore_errors=True)
+            with _temporary(folder, wanted) as temporary:
+                yield temporary
+    finally:
+        if made:
+            with contextlib.suppress(OSError):
+                folder.rmdir()  # only if it is empty: nothing was written
+
+
+@contextlib.contextmanager
+def _temporary(folder: Path, wanted: Sequence[str]) -> Iterator[Path]:
     temporary = folder / f".split.{uuid.uuid4().hex[:8]}.partial"
     make_folder(temporary)
     try:
@@ -154,9 +168,6 @@ def _folder(folder: Path, wanted: Sequence[str]) -> Iterator[Path]:
         raise DataError(f"{folder}: cannot be written: {error.strerror or error}") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-        if made:
-            with contextlib.suppress(OSError):
-                folder.rmdir()  # only if it is empty: nothing was written
 
 
 def _read(data: Dataset, columns: list[str], what: str, show: bool) -> Iterator[pa.Table]:

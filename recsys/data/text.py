@@ -14,24 +14,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 
 from recsys.data.formats import FORMATS, Named
 from recsys.data.schema import Format
-from recsys.data.values import NO_VALUE
+from recsys.data.values import Ints
 from recsys.errors import DataError
 
 __all__ = ["Dialect", "blocks", "dialect", "parse", "split"]
 
 _HEAD = 1 << 16
 _LONGEST = 1 << 26
-"""Bytes without the end of a record after which lines are taken as they are: a lone quote inside a value hides it."""
+"""The most bytes of one record: a quote that never closes makes one of the rest of the file."""
 _DELIMITERS = (",", "\t", ";", "|")
 _TEXT = pa.dictionary(pa.int32(), pa.string())
-_MARKERS = pa.array([marker for marker in NO_VALUE if marker], pa.string())
-"""An empty value stays empty text: of a list it is the empty list, of all else it is missing."""
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
 
 
@@ -68,15 +67,21 @@ def dialect(file: BinaryIO, path: Path, name: Format | None) -> Dialect:
     head = file.read(_HEAD)
     if head.startswith(_UTF16) or b"\0" in head[:4096]:
         raise DataError(f"{path}: expected UTF-8 text or Parquet, got UTF-16 or binary data; save it as CSV in UTF-8")
+    if head[:1] in (b"{", b"["):
+        raise DataError(f"{path}: expected CSV, TSV or Parquet, got JSON; convert it first")
     bom = 3 if head.startswith(b"\xef\xbb\xbf") else 0
-    end = head.find(b"\n")
-    if end < 0 and len(head) == _HEAD:
-        raise DataError(f"{path}: its first line is longer than {_HEAD:,} bytes; is it a text file with lines?")
-    stop = end if end >= 0 else len(head)
+    quotes = not (name and FORMATS[name].columns)
+    while (stop := _first_record_end(head, quotes)) < 0 and len(head) < _LONGEST and (more := file.read(_HEAD)):
+        head += more
+    stop = len(head) if stop < 0 else stop
     try:
         line = head[bom:stop].decode().rstrip("\r")
     except UnicodeDecodeError:
         raise DataError(f"{path}: its first line is not UTF-8; convert it: iconv -f LATIN1 -t UTF-8") from None
+    if "\r" in line and "\n" not in line:
+        raise DataError(f"{path}: its lines end in CR alone; convert it: tr '\\r' '\\n'")
+    if line.startswith("sep="):
+        raise DataError(f"{path}: its first line is `{line[:20]}`, a hint for Excel; remove it")
     named = FORMATS[name] if name else None
     if named and named.columns:
         return Dialect(named.delimiter, _by_width(line, named, path), bom, False, named)
@@ -94,23 +99,16 @@ def _by_width(line: str, named: Named, path: Path) -> tuple[str, ...]:
 
 
 def _header(line: str, delimiter: str, path: Path) -> tuple[str, ...]:
-    names = [name.strip() for name in next(csv.reader([line], delimiter=delimiter), [])]
-    first = next(filter(None, names), "0")
-    if _is_number(first) or sum(map(_is_number, names)) * 2 > len(names):
+    names = [" ".join(name.split()) for name in next(csv.reader([line], delimiter=delimiter), [])]
+    numbers = [name for name in names if re.fullmatch(r"[-+]?\d+(\.\d*)?", name)]
+    counted = numbers == [str(i) for i in range(len(numbers))] and len(numbers) < len(names)  # as pandas names columns
+    if not any(names) or (next(filter(None, names)) in numbers and not counted):
         known = ", ".join(FORMATS)
         raise DataError(
             f"{path}: expected a first line that names the columns, got `{line[:80]}`; add one, "
             f"or name the format if it is one of: {known}"
         )
     return tuple(name or f"column{i}" for i, name in enumerate(names, start=1))
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
 
 
 def split(file: BinaryIO, layout: Dialect, size: int) -> Iterator[tuple[int, int]]:
@@ -126,33 +124,79 @@ def blocks(file: BinaryIO, layout: Dialect, start: int, stop: int | None, size: 
     file.seek(start)
     rest = b""
     left = float("inf") if stop is None else stop - start
-    while left > 0:
-        read = file.read(int(min(size, left)))
+    while left > 0 and (read := file.read(int(min(size, left)))):
         left -= len(read)
-        if not read:
-            break
         rest += read
-        end = _last_record_end(rest, layout.quotes)
+        end = _last_record_end(rest, layout)
         if not end and len(rest) >= _LONGEST:
-            end = _last_record_end(rest, False)
+            raise _unclosed(rest, layout)
         if left > 0 and end:
             yield rest[:end]
             rest = rest[end:]
     if rest:
+        if layout.quotes and _inside(_toggles(rest, layout.delimiter), len(rest)):
+            raise _unclosed(rest, layout)
         yield rest
 
 
-def _last_record_end(data: bytes, quotes: bool) -> int:
-    """One past the last line end outside quotes, with an even number of quotes before it; 0 if there is none."""
-    end = data.rfind(b"\n") + 1
-    if not quotes:
-        return end
-    odd = data.count(b'"', 0, end) % 2
-    while end and odd:
-        before = data.rfind(b"\n", 0, end - 1) + 1
-        odd ^= data.count(b'"', before, end) % 2
-        end = before
+def _unclosed(data: bytes, layout: Dialect) -> DataError:
+    toggles = _toggles(data, layout.delimiter)
+    opened = int(toggles[-1]) if toggles.size % 2 else 0
+    told = data[opened : opened + 40].decode(errors="replace").splitlines()[0]
+    return DataError(f"a quoted value begins with `{told}` and does not end; close its quote")
+
+
+def _first_record_end(head: bytes, quotes: bool) -> int:
+    """Where the first line ends, outside quotes, or -1."""
+    end = head.find(b"\n")
+    if quotes and b'"' in head[: max(end, 0)]:
+        delimiter = max(_DELIMITERS, key=head[:end].decode(errors="replace").count)
+        toggles = _toggles(head, delimiter)
+        while end >= 0 and _inside(toggles, end):
+            end = head.find(b"\n", end + 1)
     return end
+
+
+def _last_record_end(data: bytes, layout: Dialect) -> int:
+    """One past the last line end outside quotes; 0 if there is none."""
+    end = data.rfind(b"\n") + 1
+    if not layout.quotes or b'"' not in data:
+        return end
+    toggles = _toggles(data, layout.delimiter)
+    while end and _inside(toggles, end - 1):
+        opened = int(toggles[np.searchsorted(toggles, end - 1, side="right") - 1])
+        end = data.rfind(b"\n", 0, opened) + 1
+    return end
+
+
+def _inside(toggles: Ints, position: int) -> bool:
+    return bool(np.searchsorted(toggles, position, side="right") % 2)
+
+
+def _toggles(data: bytes, delimiter: str) -> Ints:
+    """Where quoting begins and ends, in turns. A quote that does not begin a value, as in ``5" disk``, is text.
+
+    A doubled quote inside quotes ends and begins at once. Nearly all files have no other quotes than these; of others
+    the quotes are walked through one by one, as Arrow's parser does.
+    """
+    content = np.frombuffer(data, dtype=np.uint8)
+    quotes = np.flatnonzero(content == ord('"'))
+    opening = quotes[::2]
+    before = np.where(opening > 0, content[opening - 1], ord("\n"))
+    begins = np.isin(before, [ord(delimiter), ord("\n"), ord("\r")])
+    doubled = np.append(False, opening[1:] - 1 == quotes[1::2][: opening.size - 1]) if opening.size else begins
+    return quotes if (begins | doubled).all() else _walked(content, quotes, ord(delimiter))
+
+
+def _walked(content: npt.NDArray[np.uint8], quotes: Ints, delimiter: int) -> Ints:
+    toggles: list[int] = []
+    starts = (delimiter, 10, 13)
+    for at in quotes.tolist():
+        inside = len(toggles) % 2 == 1
+        doubled = not inside and bool(toggles) and toggles[-1] == at - 1
+        if inside or doubled or at == 0 or content[at - 1] in starts:
+            toggles.append(at)
+    return np.asarray(toggles, dtype=np.int64)
 
 
 def parse(data: bytes, layout: Dialect, columns: Sequence[str]) -> pa.Table:
@@ -167,7 +211,7 @@ def parse(data: bytes, layout: Dialect, columns: Sequence[str]) -> pa.Table:
         table = _parsed(data, layout, needed)
     except (pa.ArrowInvalid, pa.ArrowKeyError) as error:
         raise DataError(_explained(str(error), layout)) from None
-    made = {name: _with_missing(table[name].combine_chunks()) for name in needed}
+    made = {name: _one(table[name]) for name in needed}
     wanted = {name: derived[name][1](made[derived[name][0]]) if name in derived else made[name] for name in columns}
     return pa.table(wanted)
 
@@ -184,6 +228,7 @@ def _parsed(data: bytes, layout: Dialect, needed: list[str]) -> pa.Table:
             delimiter=layout.delimiter,
             quote_char='"' if layout.quotes else False,
             newlines_in_values=layout.quotes,
+            ignore_empty_lines=len(layout.columns) > 1,  # of one column, an empty line is a missing value
         ),
         pacsv.ConvertOptions(
             column_types=dict.fromkeys(needed, _TEXT),
@@ -196,17 +241,14 @@ def _parsed(data: bytes, layout: Dialect, needed: list[str]) -> pa.Table:
 
 def _unique(names: Sequence[str]) -> list[str]:
     """Names for the parser, which wants each once; `Dataset` refuses to read a column that stands twice."""
+    if len(set(names)) == len(names):
+        return list(names)
     return [name if names.index(name) == i else f"{name}\0{i}" for i, name in enumerate(names)]
 
 
-def _with_missing(column: pa.DictionaryArray) -> pa.DictionaryArray:
-    """What says "missing" in words becomes null."""
-    column = pa.concat_arrays(column.chunks) if isinstance(column, pa.ChunkedArray) else column
-    marked = pc.is_in(pc.utf8_trim_whitespace(column.dictionary), value_set=_MARKERS)
-    if not pc.any(marked).as_py():
-        return column
-    indices = pc.if_else(marked.take(column.indices), pa.scalar(None, pa.int32()), column.indices)
-    return pa.DictionaryArray.from_arrays(indices, column.dictionary)
+def _one(column: pa.ChunkedArray) -> pa.Array:
+    found = column.combine_chunks()
+    return pa.concat_arrays(found.chunks) if isinstance(found, pa.ChunkedArray) else found
 
 
 def _explained(told: str, layout: Dialect) -> str:

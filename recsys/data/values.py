@@ -1,7 +1,10 @@
 """One text for each value, so that a category means the same in every type of column and every format of file.
 
 The integer 5, the floats 5.0 of 32 and 64 bits, the decimal 5.00 and the texts "5", " 5" and "5.0" are one category;
-so are the boolean true and the texts "true", "True" and "TRUE".
+so are the boolean true and the texts "true", "True" and "TRUE", and the instant 03:04:05 of a day with its text.
+
+Text with a fraction stays as it is written: "1.50" may be a version, and "1e5" a hash. So a fraction that a program
+writes in another way than Arrow (1e-05 for 0.00001) is another category in a text file than in a typed column.
 """
 
 from __future__ import annotations
@@ -21,7 +24,8 @@ NO_VALUE = (
     "", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>", "N/A", "NA",
     "NULL", "NaN", "None", "n/a", "nan", "null", "\\N",
 )  # fmt: skip
-"""What text files write for "missing": what pandas reads as missing, and the \\N of databases."""
+"""What text says for "missing": what pandas reads as missing, and the \\N of databases."""
+_NOTHING = pa.array([*NO_VALUE], pa.large_string())
 
 
 def whole(column: pa.ChunkedArray | pa.Array) -> pa.Array:
@@ -35,7 +39,7 @@ def whole(column: pa.ChunkedArray | pa.Array) -> pa.Array:
 
 
 def canonical(array: pa.Array, name: str) -> pa.Array:
-    """The values as text (large_string) without spaces around it; missing, NaN and blank text become null.
+    """The values as text (large_string) without spaces around it; missing, NaN, blank text and `NO_VALUE` become null.
 
     A number without a fraction is written as an integer, so that a column that pandas turned into floats because of
     one missing value, or wrote to a file as such, still meets the vocabulary that was made from integers. An instant
@@ -55,6 +59,8 @@ def canonical(array: pa.Array, name: str) -> pa.Array:
         text = pc.cast(array, pa.large_string())
     except pa.ArrowException as error:
         raise DataError(f"column `{name}`: {kind} values cannot be read as text: {error}") from None
+    if pa.types.is_timestamp(kind) or pa.types.is_time(kind):
+        return pc.replace_substring_regex(text, r"\.0+(Z?)$", r"\1")
     if pa.types.is_decimal(kind):
         text = pc.replace_substring_regex(text, r"(\.\d*?)0+$", r"\1")
         return pc.replace_substring_regex(text, r"\.$", "")
@@ -73,12 +79,16 @@ def _tidy(text: pa.LargeStringArray) -> pa.LargeStringArray:
     if pc.any(pc.match_substring(text, ".0")).as_py():
         text = pc.replace_substring_regex(text, r"^(-?\d+)\.0+$", r"\1")
     text = _lower_booleans(text)
-    blank = pc.equal(text, "")
-    return pc.if_else(blank, pa.scalar(None, pa.large_string()), text) if pc.any(blank).as_py() else text
+    text = pc.if_else(pc.equal(text, "-0"), pa.scalar("0", pa.large_string()), text)
+    missing = pc.is_in(text, value_set=_NOTHING)
+    return pc.if_else(missing, pa.scalar(None, pa.large_string()), text) if pc.any(missing).as_py() else text
 
 
 def _is_tidy(text: pa.LargeStringArray) -> bool:
-    """Whether a look at the bytes is enough: plain ASCII, nothing empty, no point, no T or F. Most ids are so."""
+    """Whether a look at the bytes is enough: plain ASCII, nothing empty, no point, none of T, F, N and n.
+
+    Most ids are so; every text of `NO_VALUE` but the empty one has an N or n.
+    """
     if text.null_count or not len(text):
         return not len(text)
     _, offsets, data = text.buffers()
@@ -87,7 +97,9 @@ def _is_tidy(text: pa.LargeStringArray) -> bool:
         return False
     content = np.frombuffer(data, dtype=np.uint8)[ends[0] : ends[-1]]
     raw = content.tobytes()
-    return bool(content.min() > 32 and content.max() < 127) and not any(mark in raw for mark in (b".", b"T", b"F"))
+    return bool(content.min() > 32 and content.max() < 127) and not any(
+        mark in raw for mark in (b".", b"T", b"F", b"N", b"n", b"-")
+    )
 
 
 def _lower_booleans(text: pa.LargeStringArray) -> pa.LargeStringArray:
@@ -154,7 +166,7 @@ def _without_nulls(texts: pa.LargeStringArray, codes: Ints) -> tuple[pa.LargeStr
 def numbers(array: pa.Array, name: str) -> npt.NDArray[np.float64]:
     """The column as float64, NaN where it is missing; text that reads as numbers is read.
 
-    In text, what `NO_VALUE` lists and a question mark count as missing.
+    In text, what `NO_VALUE` lists and a question mark count as missing, and true and false as 1 and 0.
 
     Raises:
         DataError: When a value is no number; the message shows it.
@@ -169,6 +181,9 @@ def numbers(array: pa.Array, name: str) -> npt.NDArray[np.float64]:
         array = pc.utf8_trim_whitespace(pc.cast(array, pa.large_string()))
         nothing = pc.is_in(array, value_set=pa.array([*NO_VALUE, "?"], pa.large_string()))
         array = pc.if_else(nothing, pa.scalar(None, pa.large_string()), array)
+        for word, number in (("true", "1"), ("false", "0")):
+            says = pc.is_in(array, value_set=pa.array([word, word.title(), word.upper()], pa.large_string()))
+            array = pc.if_else(says, pa.scalar(number, pa.large_string()), array)
     try:
         column = pc.cast(array, pa.float64(), safe=False)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:

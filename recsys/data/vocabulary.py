@@ -14,7 +14,8 @@ from recsys.data.values import Ints
 
 __all__ = ["Tally", "Vocabulary"]
 
-_PENDING = 1 << 20
+_PENDING = 1 << 16
+"""Texts that may wait to be merged, or as many as are merged already, if that is more."""
 
 
 class Tally:
@@ -23,14 +24,14 @@ class Tally:
     def __init__(self) -> None:
         self._texts: list[pa.LargeStringArray] = []
         self._counts: list[Ints] = []
-        self._pending = 0
+        self._pending = self._kept = 0
 
     def add(self, texts: pa.LargeStringArray, codes: Ints) -> None:
         """Count one column: `texts` as `values.dictionary` gives them, `codes` -1 where a value is missing."""
         self._texts.append(texts)
         self._counts.append(np.bincount(codes[codes >= 0], minlength=len(texts)))
         self._pending += len(texts)
-        if self._pending > _PENDING:
+        if self._pending > max(_PENDING, self._kept):
             self._merge()
 
     def most_frequent(self, min_count: int = 1) -> tuple[pa.LargeStringArray, int]:
@@ -48,8 +49,8 @@ class Tally:
         merged = pc.dictionary_encode(pa.concat_arrays([pa.array([], pa.large_string()), *self._texts]))
         counts = np.zeros(len(merged.dictionary), dtype=np.int64)
         np.add.at(counts, merged.indices.to_numpy(), np.concatenate([np.zeros(0, dtype=np.int64), *self._counts]))
-        # Merge again only when as much again has come: then all merging together is linear.
-        self._texts, self._counts, self._pending = [merged.dictionary], [counts], -len(counts)
+        # Merging again only when as much again has come makes all merging together linear.
+        self._texts, self._counts, self._kept, self._pending = [merged.dictionary], [counts], len(counts), 0
 
 
 class Vocabulary:

@@ -144,6 +144,7 @@ class _Job:
     ) -> None:
         self.checkpoint, self.data, self.output, self.columns = checkpoint, data, output, columns
         self.batch_size, self.journal, self.number, self.bar = batch_size, journal, number, bar
+        self.kept = output.names[: len(output.names) - len(checkpoint.encoder.schema.labels)]  # scores come last
         mine = [record for record in journal.records if record["file"] == number]
         self.parts = [record for record in mine if "rows" in record]
         self.scored = any("scored" in record for record in mine)
@@ -187,10 +188,9 @@ class _Job:
             self._write(held, counts, place)
 
     def _encoded(self, start: Place) -> Iterator[tuple[Batch, Counts, Place]]:
-        kept = [name for name in self.output.names if name in self.data.schema.names]
         for table, place in self.data.read(self.columns, self.batch_size, start=start):
             counts = Counts()
-            yield self.checkpoint.encoder.encode(table, labels=False, counts=counts, keys=kept), counts, place
+            yield self.checkpoint.encoder.encode(table, labels=False, counts=counts, keys=self.kept), counts, place
 
     def _write(self, held: list[pa.Table], counts: Counts, place: Place) -> None:
         """Write a part, then its record: a part without one is written again."""
@@ -231,6 +231,8 @@ def _files(source: Path, target: Path) -> list[_File]:
             raise DataError(f"{target}: expected the name of a file to write, got a folder or a device")
         if target.exists() and source.exists() and target.samefile(source):
             raise DataError(f"{target}: is the input itself; name another file")
+        if target.is_file() and not _is_parquet(target):
+            raise DataError(f"{target}: is there already and is no Parquet file of scores; name another file")
         return [_File(source, target)]
     one, other = source.resolve(), target.resolve()
     if target.is_file():
@@ -246,6 +248,11 @@ def _files(source: Path, target: Path) -> list[_File]:
         if file.source.resolve().is_relative_to(other) or not file.target.resolve().is_relative_to(other):
             raise DataError(f"{file.source} or {file.target}: a link leads into the other folder or elsewhere; copy it")
     return files
+
+
+def _is_parquet(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(4) in (b"PAR1", b"")
 
 
 def _renamed(path: Path) -> Path:
@@ -282,4 +289,5 @@ def _with_scores(batch: Batch, scores: np.ndarray[Any, Any], output: pa.Schema) 
     kept = [] if batch.keys is None else batch.keys.columns
     kinds = output.types[len(kept) :]
     columns = [pa.array(scores[:, i].astype(kind.to_pandas_dtype())) for i, kind in enumerate(kinds)]
+    assert len(columns) == scores.shape[1]
     return pa.Table.from_arrays([*kept, *columns], names=output.names).cast(output)

@@ -19,6 +19,7 @@ from recsys.data.fitting import Fitting
 from recsys.data.readers import Dataset, Piece
 from recsys.data.schema import Hashing, IdFeature, MultiValued, Schema, Sequence
 from recsys.data.stream import Examples, Resident, Streamed, encoded, named_tables, needed
+from recsys.errors import DataError, RecsysError
 from recsys.files import read_json, write_json
 
 __all__ = ["Prepared", "outline", "prepare"]
@@ -102,7 +103,7 @@ def _is_list(feature: IdFeature) -> bool:
 def _fitted(schema: Schema, data: Dataset, kept: Path | None, show: bool) -> tuple[Encoder, list[Piece]]:
     identity = [list(file) for file in data.identity()]
     if kept is not None:
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError, RecsysError):
             found = read_json(kept)
             if found["files"] == identity and found["encoder"]["schema"] == schema.model_dump(
                 mode="json", exclude_none=True
@@ -141,6 +142,9 @@ def _counted(data: Dataset, encoder: Encoder, most: int, counts: Counts) -> Exam
         for batch in encoded(data, encoder, counts, [piece]):
             parts = [*parts, batch] if counts.rows <= most else []
         pieces.append(replace(piece, rows=counts.rows - before))
+    if not counts.rows:
+        where = ", ".join(str(file.path) for file in data.files) or "the data"
+        raise DataError(f"{where}: no rows to validate on")
     return Resident(Batch.concat(parts)) if counts.rows <= most else Streamed(data, pieces, encoder, most)
 
 

@@ -52,3 +52,12 @@ def test_of_many_ids_a_sample_is_enough_and_chance_is_right() -> None:
 @pytest.mark.parametrize(("ids", "rows", "share"), [(0, 7, 0.0), (1, 7, 0.0), (2, 2, 0.5), (3, 2, 0.75), (2, 1, 1.0)])
 def test_expected_share_by_hand(ids: int, rows: int, share: float) -> None:
     assert expected_share(ids, rows) == pytest.approx(share)
+
+
+def test_ids_seen_again_and_again_take_no_more_memory() -> None:
+    found = Collisions()
+    part = texts([str(i) for i in range(20_000)])
+    for _ in range(30):
+        found.add("a", part, hash_rows(part, "a", 20, 42))
+        assert sum(ids.size for ids, _, _ in found._parts) <= 3 * 65_536
+    assert found.shares()["a"].distinct == 20_000

@@ -170,7 +170,7 @@ def test_times_are_told_by_form_and_name(name: str, values: list[Any], time: boo
         ([-1, 1, 1], Label(name="y", positive="1"), "`1` is 1"),
         (["<=50K", ">50K", "<=50K"], Label(name="y", positive=">50K"), "`>50K` is 1 (33.33% of the rows)"),
         (["yes", "yes", "no"], Label(name="y", positive="yes"), "`yes` is 1 (66.67% of the rows)"),
-        (["True", "True", "False"], Label(name="y", positive="true"), "`true` is 1"),
+        (["True", "True", "False"], Label(name="y"), "1 in 66.67%"),
         ([1, 5, 3], Label(name="y", kind="regression"), "add a column that is 1"),
         ([0.5, 0.25, 7.0], Label(name="y", kind="regression"), "numbers from 0.25 to 7"),
     ],

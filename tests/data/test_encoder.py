@@ -345,3 +345,19 @@ def test_tables_that_no_memory_holds_are_refused_with_the_sum() -> None:
     config = config_class("dcnv2")(embedding_dim=10_000)
     with pytest.raises(ConfigError, match=r"the tables need 85899\.3 GB.*`c`, 2,147,483,648 rows of 10000"):
         build(config, encoder.inputs)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("encoding", [Vocabulary(min_count=2), Hashing(bits=4), Vocabulary()])
+def test_a_shared_encoding_survives_json(encoding: Any) -> None:
+    made = schema(Categorical(name="item", encoding=encoding), Sequence(name="h", shares="item", separator="|"))
+    rows = table(item=["a", "b", "a"], h=["a|b", "b", ""], y=[0, 1, 0])
+    encoder = Encoder.fit(made, [rows])
+    again = Encoder.from_json(json.loads(json.dumps(encoder.to_json())), "here")
+    assert again.schema == made
+    assert again.encode(rows).ids.values.equal(encoder.encode(rows).ids.values)
+
+
+def test_a_mean_beyond_all_bounds_fills_nothing_infinite() -> None:
+    rows = table(n=[-1.0, 0.0, 1e99, None])
+    encoder = Encoder.fit(schema(Numeric(name="n", transform="none")), [rows])
+    assert torch.isfinite(encoder.encode(rows, labels=False).dense).all()

@@ -178,3 +178,24 @@ def test_an_empty_table_gives_no_rows() -> None:
 def test_of_very_many_columns_fewer_rows_are_held() -> None:
     wide = pa.table({f"c{i}": pa.nulls(3000) for i in range(9000)})
     assert max(table.num_rows for table in tables(wide)) == (1 << 24) // 9000
+
+
+def test_types_of_several_files_become_one_that_loses_no_value(tmp_path: Path) -> None:
+    kinds = [pa.array([None, None], pa.null()), pa.array([1, 300], pa.int16()), pa.array([2**40, 1], pa.int64())]
+    for i, column in enumerate(kinds):
+        pq.write_table(pa.table({"a": column, "b": [True, False] if i == 0 else [5, 6]}), tmp_path / f"{i}.parquet")
+    found = read(tmp_path)
+    assert found["a"].to_pylist() == [None, None, 1, 300, 2**40, 1]
+    assert found["b"].to_pylist() == ["true", "false", "5", "6", "5", "6"]  # text: no number says what a boolean does
+
+
+def test_a_file_that_is_named_twice_is_refused(tmp_path: Path, parquet: Path) -> None:
+    (tmp_path / "link.parquet").symlink_to(parquet)
+    for rows in ([parquet, parquet], [parquet, tmp_path / "link.parquet"]):
+        with pytest.raises(DataError, match="is named twice"):
+            Dataset(rows)
+
+
+def test_text_that_is_no_unicode_is_said() -> None:
+    with pytest.raises(DataError, match="column `a`: its text cannot be written as UTF-8"):
+        read(pd.DataFrame({"a": pd.Series(["x", "\ud800"], dtype=object)}))

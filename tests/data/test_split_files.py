@@ -18,6 +18,7 @@ from recsys.data import split_files as module
 from recsys.data.readers import read
 from recsys.data.split_files import split_files
 from recsys.errors import ConfigError, DataError
+from recsys.files import locked
 
 NAMES = ("train", "valid", "test")
 
@@ -207,3 +208,12 @@ def test_files_that_disagree_on_a_type_are_refused(tmp_path: Path) -> None:
     pq.write_table(pa.table({"c": ["x", "y"]}), tmp_path / "b.parquet")
     with pytest.raises(DataError, match="disagree on the type"):
         split_files([tmp_path / "a.parquet", tmp_path / "b.parquet"], tmp_path / "out")
+
+
+def test_what_a_killed_split_left_is_swept_and_two_at_once_are_refused(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    (out / ".split.dead.partial").mkdir(parents=True)
+    with locked(out / ".split.lock"), pytest.raises(DataError, match="is writing there"):
+        split_files(pa.table({"a": range(100)}), out)
+    split_files(pa.table({"a": range(100)}), out)
+    assert sorted(path.name for path in out.iterdir()) == ["test.parquet", "train.parquet", "valid.parquet"]

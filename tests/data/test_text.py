@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bz2
+import contextlib
 import csv
 import gzip
 import io
@@ -17,6 +18,7 @@ from hypothesis import strategies as st
 from recsys.data import readers, text
 from recsys.data.readers import Dataset, read
 from recsys.data.text import Dialect, blocks, parse, split
+from recsys.data.values import dictionary, whole
 from recsys.errors import DataError
 
 CELLS = st.text(st.sampled_from('ab ,"\n;é0.'), max_size=6)
@@ -68,12 +70,11 @@ def test_packed_text_is_unpacked_and_read_in_blocks(
 def test_missing_in_words_is_missing_and_an_empty_value_is_empty(tmp_path: Path) -> None:
     path = tmp_path / "x.csv"
     path.write_text('a\nNA\n"NULL"\n \\N\n""\nNamibia\n')
-    assert read(path)["a"].to_pylist() == [None, None, None, "", "Namibia"]
+    assert read(path)["a"].to_pylist() == ["NA", "NULL", " \\N", "", "Namibia"]  # as they stand, for --keep
+    assert dictionary(whole(read(path)["a"]), "a")[1].tolist() == [-1, -1, -1, -1, 0]
 
 
 def test_values_are_those_that_pandas_reads(tmp_path: Path) -> None:
-    from recsys.data.values import dictionary, whole
-
     path = tmp_path / "x.csv"
     path.write_text("i,f,b,t\n1,1.0,True,x\n,,False,NA\n3,2.5,true,007a\n")
     frame = read(pd.read_csv(path))
@@ -159,3 +160,66 @@ def test_a_parquet_file_needs_no_format(tmp_path: Path) -> None:
 
     pq.write_table(pa.table({"label": [1], "C1": ["x"]}), tmp_path / "x.parquet")
     assert read(tmp_path / "x.parquet", format="criteo").num_rows == 1
+
+
+def test_a_quote_that_never_closes_is_said_and_loses_no_row(tmp_path: Path) -> None:
+    path = tmp_path / "x.csv"
+    for content in ('a,b\n1,"2\n3,4\n', 'a,b\n1,2\n3,"4'):
+        path.write_text(content)
+        with pytest.raises(DataError, match=r'x\.csv: a quoted value begins with `"[24]` and does not end'):
+            read(path)
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from(['5" disk', 'a "b" c', "plain", "x"]), CELLS), min_size=1), st.integers(4, 80)
+)
+def test_a_quote_inside_a_value_moves_no_record(rows: list[tuple[str, str]], size: int) -> None:
+    lines = [f'{first},"{second.replace(chr(34), chr(34) * 2)}"\n' for first, second in rows]
+    data = "".join(lines).encode()
+    spans = list(split(io.BytesIO(data), LAYOUT, size))
+    found = [
+        tuple(row.values()) for start, stop in spans for row in parse(data[start:stop], LAYOUT, ["a", "b"]).to_pylist()
+    ]
+    assert found == rows
+
+
+@pytest.mark.parametrize(
+    "header",
+    ["0,1,2,label", "id,2019,2020,2021", "nan,b", '"a\nb",c', ",".join(["x" * 30] + [f"c{i}" for i in range(20_000)])],
+)
+def test_unusual_headers_are_read(tmp_path: Path, header: str) -> None:
+    path = tmp_path / "x.csv"
+    width = len(next(csv.reader(io.StringIO(header))))
+    path.write_text(f"{header}\n{','.join('1' * width)}\n")
+    data = read(path)
+    assert (data.num_rows, len(data.schema)) == (1, width)
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b"a,b\r1,2\r", "lines end in CR alone"),
+        (b'{"a": 1}\n{"a": 2}\n', "got JSON"),
+        (b"sep=;\na;b\n1;2\n", "a hint for Excel"),
+    ],
+)
+def test_what_is_nearly_csv_is_said(tmp_path: Path, content: bytes, told: str) -> None:
+    path = tmp_path / "x.csv"
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=told):
+        read(path)
+
+
+def test_damaged_gzip_is_said_wherever_the_damage_is(tmp_path: Path) -> None:
+    whole_file = gzip.compress(b"a,b\n" + b"".join(b"%d,x\n" % (i * i) for i in range(3000)))
+    path = tmp_path / "x.csv.gz"
+    for at in range(12, len(whole_file), len(whole_file) // 30):
+        path.write_bytes(whole_file[:at] + bytes([whole_file[at] ^ 0xFF]) + whole_file[at + 1 :])
+        with contextlib.suppress(DataError):
+            read(path)
+
+
+def test_an_empty_line_of_one_column_is_a_missing_value(tmp_path: Path) -> None:
+    path = tmp_path / "x.csv"
+    path.write_text("a\n1\n\n\n3\n")
+    assert read(path)["a"].to_pylist() == ["1", "", "", "3"]

@@ -99,3 +99,15 @@ def test_text_that_is_no_number_is_named() -> None:
 def test_chunks_and_extension_types_become_one_array() -> None:
     assert whole(pa.chunked_array([[1, 2], [3]])).to_pylist() == [1, 2, 3]
     assert whole(pa.chunked_array([], pa.int64())).to_pylist() == []
+
+
+@pytest.mark.parametrize("kind", [pa.timestamp("s"), pa.timestamp("ns"), pa.time64("us")])
+def test_an_instant_has_the_text_that_files_give_it(kind: pa.DataType) -> None:
+    array = pa.array([datetime.datetime(2024, 1, 2, 3, 4, 5)]).cast(kind)
+    assert canonical(array, "c").to_pylist() in (["2024-01-02 03:04:05"], ["03:04:05"])
+    half = pa.array([datetime.datetime(2024, 1, 2, 3, 4, 5, 500_000)])
+    assert canonical(half, "c").to_pylist() == ["2024-01-02 03:04:05.500000"]
+
+
+def test_true_and_false_in_text_are_numbers_too() -> None:
+    assert numbers(pa.array(["True", "false", "TRUE", "0"]), "c").tolist() == [1.0, 0.0, 1.0, 0.0]

@@ -29,7 +29,7 @@ def test_a_tally_counts_as_counter_does(parts: list[list[str]], minimum: int, pe
         for part in parts:
             found, codes = dictionary(texts(part), "c")
             tally.add(found, codes)
-            counter.update(text for text in found.take(pa.array(codes)).to_pylist())
+            counter.update(found[int(code)].as_py() for code in codes if code >= 0)
     expected = sorted((text for text, n in counter.items() if n >= minimum), key=lambda t: (-counter[t], t))
     rare = sum(n for n in counter.values() if n < minimum)
     assert (tally.most_frequent(minimum)[0].to_pylist(), tally.most_frequent(minimum)[1]) == (expected, rare)
