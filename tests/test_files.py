@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import signal
 import subprocess
@@ -59,6 +61,21 @@ def test_a_lock_where_nothing_can_be_written_is_said(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(DataError, match=r"cannot be (made|written)"):
         locked(tmp_path / "file" / ".lock").__enter__()
+
+
+def test_a_lock_needs_no_room_on_the_disk_but_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*args: object) -> int:
+        raise OSError(errno.ENOSPC, "full")
+
+    def unable(*args: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(os, "pwrite", full)
+    with locked(tmp_path / ".lock"):
+        pass
+    monkeypatch.setattr(fcntl, "flock", unable)
+    with pytest.raises(DataError, match="this file system has no locks"):
+        locked(tmp_path / ".lock").__enter__()
 
 
 def test_move_follows_a_link_and_says_what_is_wrong(tmp_path: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -20,28 +19,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from recsys.data import parquet
-from recsys.data.readers import Dataset
 from recsys.errors import DataError
 from recsys.files import locked
 from recsys.models.checkpoint import Checkpoint, save
 from recsys.scoring import local
-from recsys.scoring.journal import Journal
 from recsys.scoring.local import score
 from recsys.training.run import train
 from tests import toy
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
-    return train(toy.recipe(tmp_path_factory.mktemp("toy"), epochs=1), show=False)
-
-
-@pytest.fixture
-def source(tmp_path: Path) -> Path:
-    path = tmp_path / "in.parquet"
-    table = toy.rows(1000, 4).drop_columns(["label", "rating"])
-    pq.write_table(table.append_column("row", [list(range(1000))]), path, row_group_size=300)
-    return path
+from tests.scoring.kills import Killed, killed_at, unfinished
 
 
 def test_every_row_once_and_in_order(trained: Checkpoint, source: Path, tmp_path: Path) -> None:
@@ -67,35 +52,26 @@ def test_no_rows_give_no_rows(trained: Checkpoint, tmp_path: Path) -> None:
     assert pq.read_table(tmp_path / "out.parquet").num_rows == 0
 
 
+def test_a_score_column_of_the_input_is_not_taken_for_the_output(trained: Checkpoint, tmp_path: Path) -> None:
+    pq.write_table(toy.rows(10).append_column("score", [["old"] * 10]), tmp_path / "in.parquet")
+    score(trained, tmp_path / "in.parquet", tmp_path / "out.parquet", ["user"], show=False)
+    out = pq.read_table(tmp_path / "out.parquet")
+    assert out.column_names == ["user", "score"]
+    assert np.allclose(out["score"].to_numpy(), trained.predict(tmp_path / "in.parquet"), atol=1e-6)
+
+
+def test_what_is_no_parquet_file_is_never_replaced(trained: Checkpoint, source: Path, tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("years of work")
+    with pytest.raises(DataError, match="no Parquet file of scores"):
+        score(trained, source, tmp_path / "thesis.txt", show=False)
+    assert (tmp_path / "thesis.txt").read_text() == "years of work"
+
+
 def test_what_was_replaced_is_counted(trained: Checkpoint, tmp_path: Path) -> None:
     table = toy.rows(10).set_column(3, "item", [["never seen"] * 10])
     pq.write_table(table, tmp_path / "in.parquet")
     scored = score(trained, tmp_path / "in.parquet", tmp_path / "out.parquet", show=False)
     assert scored.counts.unknown["item"] == 10
-
-
-class Killed(BaseException):
-    """Stands for a kill at a chosen moment: nothing catches it."""
-
-
-def killed_at(step: int, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """From now on, the step-th change of the disk does not happen any more, nor anything after it."""
-    done: list[str] = []
-
-    def dying(name: str, real: Any) -> Any:
-        def change(*args: Any, **kwargs: Any) -> Any:
-            if len(done) >= step:
-                raise Killed(name)
-            done.append(name)
-            return real(*args, **kwargs)
-
-        return change
-
-    monkeypatch.setattr(Path, "replace", dying("replace", Path.replace))
-    monkeypatch.setattr(Path, "unlink", dying("unlink", Path.unlink))
-    monkeypatch.setattr(os, "fsync", dying("fsync", os.fsync))
-    monkeypatch.setattr(shutil, "rmtree", dying("rmtree", shutil.rmtree))
-    return done
 
 
 @pytest.mark.parametrize("old", [True, False])
@@ -109,14 +85,14 @@ def test_a_kill_at_any_change_of_the_disk_loses_and_repeats_no_row(
     for step in range(1000):
         with pytest.MonkeyPatch.context() as patch:
             if old:
-                target.write_bytes(b"old")
+                target.write_bytes(b"PAR1old")
             done = killed_at(step, patch)
             try:
                 score(trained, source, target, ["row"], batch_size=100, show=False)
                 break
             except Killed:
                 kills += 1
-        assert not target.exists() or target.read_bytes() in (b"old", whole)
+        assert not target.exists() or target.read_bytes() in (b"PAR1old", whole)
         patched = score(trained, source, target, ["row"], batch_size=100, show=False)
         assert patched.rows == 1000
         assert target.read_bytes() == whole
@@ -148,24 +124,6 @@ def test_a_job_goes_on_behind_its_last_part(
     assert pq.read_table(tmp_path / "out.parquet")["row"].to_pylist() == list(range(1000))
 
 
-def unfinished(trained: Checkpoint, source: Path, target: Path, keep: list[str]) -> None:
-    """Leave a job with one part."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(local, "PART_ROWS", 300)
-        patch.setattr(Journal, "append", _append_once(Journal.append))
-        with pytest.raises(Killed):
-            score(trained, source, target, keep, batch_size=100, show=False)
-
-
-def _append_once(real: Any) -> Any:
-    def append(self: Journal, record: Any) -> None:
-        if self.records:
-            raise Killed
-        real(self, record)
-
-    return append
-
-
 def test_another_job_does_not_go_on_with_it(trained: Checkpoint, source: Path, tmp_path: Path) -> None:
     target = tmp_path / "out.parquet"
     unfinished(trained, source, target, ["row"])
@@ -180,6 +138,52 @@ def test_another_job_does_not_go_on_with_it(trained: Checkpoint, source: Path, t
     assert (scored.rows, scored.resumed) == (1000, 0)
 
 
+def test_a_job_that_failed_before_its_first_part_is_in_nobodys_way(
+    trained: Checkpoint, source: Path, tmp_path: Path
+) -> None:
+    target = tmp_path / "out.parquet"
+    broken = tmp_path / "broken.parquet"
+    pq.write_table(toy.rows(10).set_column(6, "age", [["old"] * 10]), broken)
+    with pytest.raises(DataError):
+        score(trained, broken, target, show=False)
+    assert score(trained, source, target, ["row"], show=False).rows == 1000
+
+
+def test_what_a_kill_left_half_written_is_swept(trained: Checkpoint, source: Path, tmp_path: Path) -> None:
+    target = tmp_path / "out.parquet"
+    unfinished(trained, source, target, ["row"])
+    left = tmp_path / ".out.parquet.job" / ".joined.parquet.00000000.partial"
+    left.write_bytes(b"half")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(local, "_with_scores", _die)
+        with pytest.raises(Killed):
+            score(trained, source, target, ["row"], batch_size=100, show=False)
+    assert not left.exists()
+
+
+def _die(*args: Any) -> pa.Table:
+    raise Killed
+
+
+def test_paths_may_be_text(trained: Checkpoint, source: Path, tmp_path: Path) -> None:
+    assert score(trained, str(source), str(tmp_path / "out.parquet"), show=False).rows == 1000
+
+
+@pytest.mark.parametrize("name", ["in.csv", "in.csv.gz"])
+def test_a_text_file_goes_on_behind_its_last_part(
+    flat: Checkpoint, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setattr(local, "PART_ROWS", 300)
+    text, target, straight = tmp_path / name, tmp_path / "out.parquet", tmp_path / "straight.parquet"
+    pacsv.write_csv(pq.read_table(source).select(["row", "user", "item", "age"]), tmp_path / "in.csv")
+    if name.endswith(".gz"):
+        text.write_bytes(gzip.compress((tmp_path / "in.csv").read_bytes()))
+    score(flat, text, straight, ["row"], batch_size=70, show=False)
+    unfinished(flat, text, target, ["row"], batch_size=70)
+    assert score(flat, text, target, ["row"], batch_size=70, show=False).resumed == 350
+    assert target.read_bytes() == straight.read_bytes()
+
+
 def test_an_altered_part_or_journal_is_said(trained: Checkpoint, source: Path, tmp_path: Path) -> None:
     target, job = tmp_path / "out.parquet", tmp_path / ".out.parquet.job"
     unfinished(trained, source, target, ["row"])
@@ -189,14 +193,6 @@ def test_an_altered_part_or_journal_is_said(trained: Checkpoint, source: Path, t
     (job / "journal.jsonl").write_text("{\n")
     with pytest.raises(DataError, match=r"journal\.jsonl: was altered"):
         score(trained, source, target, ["row"], show=False)
-
-
-def test_a_torn_line_of_the_journal_is_cut_off(trained: Checkpoint, source: Path, tmp_path: Path) -> None:
-    target, journal = tmp_path / "out.parquet", tmp_path / ".out.parquet.job" / "journal.jsonl"
-    unfinished(trained, source, target, ["row"])
-    journal.write_bytes(journal.read_bytes()[:-7])
-    assert score(trained, source, target, ["row"], batch_size=100, show=False).resumed == 0
-    assert pq.read_table(target)["row"].to_pylist() == list(range(1000))
 
 
 def test_two_jobs_with_one_output_are_refused(trained: Checkpoint, source: Path, tmp_path: Path) -> None:
@@ -212,7 +208,7 @@ def test_an_input_that_changes_stops_the_job_and_keeps_what_was_there(
 ) -> None:
     monkeypatch.setattr(parquet, "_LEAST", 1)
     target = tmp_path / "out.parquet"
-    target.write_bytes(b"old")
+    target.write_bytes(b"PAR1old")
     real = local._with_scores
 
     def changing(*args: Any) -> pa.Table:
@@ -222,74 +218,7 @@ def test_an_input_that_changes_stops_the_job_and_keeps_what_was_there(
     monkeypatch.setattr(local, "_with_scores", changing)
     with pytest.raises(DataError, match="was changed while it was being read"):
         score(trained, source, target, batch_size=100, show=False)
-    assert target.read_bytes() == b"old"
-
-
-@pytest.fixture
-def folder(source: Path, tmp_path: Path) -> Path:
-    """The rows in a Parquet file, a CSV file and a packed one; history and tags are read from text."""
-    made = tmp_path / "in"
-    (made / "day=2").mkdir(parents=True)
-    rows = pq.read_table(source).select(["row", "user", "item", "age"])
-    pq.write_table(rows.slice(0, 400), made / "a.parquet")
-    pacsv.write_csv(rows.slice(400, 300), made / "day=2" / "b.csv")
-    pacsv.write_csv(rows.slice(700), tmp_path / "c.csv")
-    (made / "day=2" / "c.csv.gz").write_bytes(gzip.compress((tmp_path / "c.csv").read_bytes()))
-    (made / "_SUCCESS").touch()
-    return made
-
-
-@pytest.fixture(scope="module")
-def flat(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
-    features = tuple(f for f in toy.SCHEMA.features if f.name in ("user", "item", "age"))
-    schema = toy.SCHEMA.model_copy(update={"features": features})
-    return train(toy.recipe(tmp_path_factory.mktemp("flat"), schema=schema, epochs=1), show=False)
-
-
-def test_a_folder_in_is_a_folder_out(flat: Checkpoint, folder: Path, source: Path, tmp_path: Path) -> None:
-    scored = score(flat, folder, tmp_path / "out", ["row"], batch_size=128, show=False)
-    assert (scored.rows, scored.files) == (1000, 3)
-    names = ["a.parquet", "day=2/b.parquet", "day=2/c.parquet"]
-    assert sorted(str(p.relative_to(tmp_path / "out")) for p in (tmp_path / "out").rglob("*.parquet")) == names
-    parts = [pq.read_table(tmp_path / "out" / name) for name in names]
-    assert [int(row) for part in parts for row in part["row"].to_pylist()] == list(range(1000))
-    assert [part.schema.field("row").type for part in parts] == [pa.int64(), pa.string(), pa.string()]
-    together = np.concatenate([part["score"].to_numpy() for part in parts])
-    assert np.allclose(together, flat.predict(source), atol=1e-6)
-
-
-def test_a_killed_folder_goes_on_with_the_files_that_are_left(
-    flat: Checkpoint, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(local, "PART_ROWS", 100)
-    target, read = tmp_path / "out", Dataset.read
-    score(flat, folder, tmp_path / "straight", ["row"], batch_size=100, show=False)
-    with pytest.MonkeyPatch.context() as patch:
-        killed_at(45, patch)
-        with pytest.raises(Killed):
-            score(flat, folder, target, ["row"], batch_size=100, show=False)
-    assert [path.name for path in target.iterdir() if path.name[0] != "."] == ["a.parquet"]
-    opened: list[str] = []
-
-    def watched(self: Dataset, *args: Any, **kwargs: Any) -> Any:
-        opened.append(self.files[0].path.name)
-        return read(self, *args, **kwargs)
-
-    monkeypatch.setattr(Dataset, "read", watched)
-    assert score(flat, folder, target, ["row"], batch_size=100, show=False).rows == 1000
-    assert "a.parquet" not in opened
-    for path in (tmp_path / "straight").rglob("*.parquet"):
-        assert (target / path.relative_to(tmp_path / "straight")).read_bytes() == path.read_bytes()
-
-
-def test_folders_that_cannot_be_are_said(flat: Checkpoint, folder: Path, source: Path, tmp_path: Path) -> None:
-    for target, told in ((folder / "out", "must not lie in each other"), (tmp_path, "must not lie in each other"),
-                         (source, "expected a folder to write to")):  # fmt: skip
-        with pytest.raises(DataError, match=told):
-            score(flat, folder, target, show=False)
-    (folder / "a.csv").write_text("user,item,age\n")
-    with pytest.raises(DataError, match=r"a\.csv and .*a\.parquet would both be written to"):
-        score(flat, folder, tmp_path / "out", show=False)
+    assert target.read_bytes() == b"PAR1old"
 
 
 def test_a_process_that_is_killed_goes_on(trained: Checkpoint, tmp_path: Path) -> None:
