@@ -24,7 +24,7 @@ from recsys.data.values import Ints, dictionary
 from recsys.data.vocabulary import Vocabulary
 from recsys.errors import CheckpointError
 
-__all__ = ["Counts", "Encoder", "IdInput", "Inputs", "Normaliser", "Task"]
+__all__ = ["Counts", "Encoder", "IdInput", "Inputs", "Normaliser", "Task", "id_input"]
 
 UNKNOWN, MISSING, FIRST = 0, 1, 2
 """Rows of a vocabulary's table: never seen in training, missing, and the first known value."""
@@ -60,15 +60,9 @@ class Encoder:
         schema = self.schema
         return Inputs(
             dense=tuple(feature.name for feature in schema.numeric),
-            ids=tuple(self._input(feature) for feature in schema.id_features),
+            ids=tuple(id_input(schema, feature, self.rows(feature)) for feature in schema.id_features),
             tasks=tuple(self._task(label) for label in schema.labels),
         )
-
-    def _input(self, feature: IdFeature) -> IdInput:
-        reserved = 1 if isinstance(self.schema.owner(feature).encoding, Hashing) else FIRST
-        kind = "categorical" if feature.kind == "bucketed" else feature.kind
-        table = self.schema.table(feature)
-        return IdInput(feature.name, table, self.rows(feature), kind, feature.side, feature.shares, reserved)
 
     def _task(self, label: Label) -> Task:
         if label.kind == "binary":
@@ -182,3 +176,10 @@ class Encoder:
         except (KeyError, TypeError, ValueError, pa.ArrowException) as error:
             raise CheckpointError(f"{where}: the encoder's state does not fit its schema: {error!r}") from None
         return encoder
+
+
+def id_input(schema: Schema, feature: IdFeature, rows: int) -> IdInput:
+    """What a model must know of a feature whose table has `rows` rows."""
+    reserved = 1 if isinstance(schema.owner(feature).encoding, Hashing) else FIRST
+    kind = "categorical" if feature.kind == "bucketed" else feature.kind
+    return IdInput(feature.name, schema.table(feature), rows, kind, feature.side, feature.shares, reserved)

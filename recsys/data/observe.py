@@ -14,13 +14,12 @@ import pyarrow.compute as pc
 
 from recsys.data.hashing import hash64
 from recsys.data.listed import is_list, listed, without_values
-from recsys.data.values import NO_VALUE, Ints, dictionary, numbers
+from recsys.data.values import Ints, dictionary, numbers
 from recsys.errors import DataError
 
 __all__ = ["Column", "Distinct", "Numbers", "Observer", "present"]
 
 _FEW = 32
-_NOTHING = pa.array([*NO_VALUE], pa.large_string())
 _DATE = r"^\d{4}-\d{1,2}-\d{1,2}([T ]\d{1,2}:\d{2}(:\d{2}(\.\d+)?)?( ?(Z|UTC|[+-]\d{2}:?\d{2}))?)?$"
 
 
@@ -254,7 +253,6 @@ def present(array: pa.Array, name: str) -> tuple[pa.LargeStringArray, Ints]:
     """The texts that occur and stand for a value, each once, and every row's position among them or -1."""
     texts, codes = dictionary(array, name)
     there = np.bincount(codes[codes >= 0], minlength=len(texts)) > 0
-    there &= ~pc.is_in(texts, value_set=_NOTHING).to_numpy(zero_copy_only=False)
     position = np.append(np.where(there, np.cumsum(there) - 1, -1), -1)
     return texts.filter(pa.array(there)), position[codes]
 

@@ -104,7 +104,6 @@ class Dataset:
     def __init__(self, rows: Rows, format: Format | None = None, columns: Sequence[str] | None = None) -> None:
         paths = _paths(rows)
         self.files = tuple(DataFile.of(path) for path in paths or ())
-        self._format = format
         self._table = None if paths is not None else _in_memory(rows, columns)
         self._opened = [_open(file, format) for file in self.files]
 

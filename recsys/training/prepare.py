@@ -14,10 +14,10 @@ from typing import Any
 from tqdm import tqdm
 
 from recsys.data.batch import Batch
-from recsys.data.encoder import FIRST, Counts, Encoder, IdInput, Inputs, Task
+from recsys.data.encoder import FIRST, Counts, Encoder, Inputs, Task, id_input
 from recsys.data.fitting import Fitting
 from recsys.data.readers import Dataset, Piece
-from recsys.data.schema import Hashing, IdFeature, MultiValued, Schema, Sequence
+from recsys.data.schema import MultiValued, Schema, Sequence
 from recsys.data.stream import Examples, Resident, Streamed, encoded, named_tables, needed
 from recsys.errors import DataError, RecsysError
 from recsys.files import read_json, write_json
@@ -74,30 +74,15 @@ def prepare(
 
 def outline(schema: Schema) -> Inputs:
     """What a model must know of the data but for the sizes of tables: all have a few rows."""
-    ids = tuple(
-        IdInput(
-            feature.name,
-            schema.table(feature),
-            FIRST + 1,
-            "categorical" if feature.kind == "bucketed" else feature.kind,
-            feature.side,
-            feature.shares,
-            1 if isinstance(schema.owner(feature).encoding, Hashing) else FIRST,
-        )
-        for feature in schema.id_features
-    )
+    ids = tuple(id_input(schema, feature, FIRST + 1) for feature in schema.id_features)
     tasks = tuple(Task(label.name, label.kind, label.weight) for label in schema.labels)
     return Inputs(tuple(feature.name for feature in schema.numeric), ids, tasks)
 
 
 def _values_a_row(schema: Schema) -> int:
     """Encoded values of a row, about: of a list with no bound, eight."""
-    lengths = {f.name: f.max_length if isinstance(f, Sequence) else 8 for f in schema.id_features if _is_list(f)}
-    return len(schema.features) + sum(lengths.values())
-
-
-def _is_list(feature: IdFeature) -> bool:
-    return isinstance(feature, (Sequence, MultiValued))
+    sequences = sum(feature.max_length for feature in schema.features if isinstance(feature, Sequence))
+    return len(schema.features) + sequences + 8 * sum(isinstance(feature, MultiValued) for feature in schema.features)
 
 
 def _fitted(schema: Schema, data: Dataset, kept: Path | None, show: bool) -> tuple[Encoder, list[Piece]]:
@@ -140,7 +125,9 @@ def _counted(data: Dataset, encoder: Encoder, most: int, counts: Counts) -> Exam
     for piece in data.pieces():
         before = counts.rows
         for batch in encoded(data, encoder, counts, [piece]):
-            parts = [*parts, batch] if counts.rows <= most else []
+            parts.append(batch)
+            if counts.rows > most:
+                parts.clear()
         pieces.append(replace(piece, rows=counts.rows - before))
     if not counts.rows:
         where = ", ".join(str(file.path) for file in data.files) or "the data"

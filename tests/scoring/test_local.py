@@ -52,14 +52,6 @@ def test_no_rows_give_no_rows(trained: Checkpoint, tmp_path: Path) -> None:
     assert pq.read_table(tmp_path / "out.parquet").num_rows == 0
 
 
-def test_a_score_column_of_the_input_is_not_taken_for_the_output(trained: Checkpoint, tmp_path: Path) -> None:
-    pq.write_table(toy.rows(10).append_column("score", [["old"] * 10]), tmp_path / "in.parquet")
-    score(trained, tmp_path / "in.parquet", tmp_path / "out.parquet", ["user"], show=False)
-    out = pq.read_table(tmp_path / "out.parquet")
-    assert out.column_names == ["user", "score"]
-    assert np.allclose(out["score"].to_numpy(), trained.predict(tmp_path / "in.parquet"), atol=1e-6)
-
-
 def test_what_is_no_parquet_file_is_never_replaced(trained: Checkpoint, source: Path, tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("years of work")
     with pytest.raises(DataError, match="no Parquet file of scores"):
