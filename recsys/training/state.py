@@ -32,7 +32,7 @@ def save_state(path: Path, trainer: Trainer) -> None:
     tensors |= {f"best/{name}": value for name, value in trainer.best_weights.items()}
     tensors |= {"rng": torch.get_rng_state()}
     numbers: dict[str, Any] = {}
-    for o, optimizer in enumerate(trainer.optimizers):
+    for o, optimizer in enumerate(trainer.steps.optimizers):
         for p, values in optimizer.state_dict()["state"].items():
             for key, value in values.items():
                 if isinstance(value, Tensor):
@@ -70,7 +70,7 @@ def load_state(path: Path, trainer: Trainer) -> None:
     trainer.best_weights = _under(tensors, "best/")
     torch.set_rng_state(tensors["rng"])
     numbers = json.loads(meta["numbers"])
-    for o, optimizer in enumerate(trainer.optimizers):
+    for o, optimizer in enumerate(trainer.steps.optimizers):
         state: dict[int, dict[str, Any]] = {}
         for key, value in [*_under(tensors, f"optimizer/{o}/").items(), *_under(numbers, f"{o}/").items()]:
             p, name = key.split("/", 1)

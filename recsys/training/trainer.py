@@ -11,12 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
 from recsys.data.batch import Batch
-from recsys.data.encoder import Task
 from recsys.data.stream import Examples
 from recsys.errors import ConfigError, DataError
 from recsys.models.base import RankingModel
@@ -24,8 +22,9 @@ from recsys.threads import suited_threads
 from recsys.training.metrics import auc, log_loss, rmse
 from recsys.training.recipe import TrainingConfig
 from recsys.training.state import load_state, save_state
+from recsys.training.steps import Steps
 
-__all__ = ["EVAL_BATCH", "Progress", "Trainer", "predict", "predict_all", "task_loss"]
+__all__ = ["EVAL_BATCH", "Progress", "Trainer", "predict", "predict_all"]
 
 EVAL_BATCH = 8192
 """Rows at a time when measuring."""
@@ -46,26 +45,6 @@ class Progress:
     best_epoch: int = -1
     history: list[dict[str, Any]] = field(default_factory=list)
     """One record an epoch: loss, validation metrics, seconds, samples a second."""
-
-
-def task_loss(logits: Tensor, labels: Tensor, tasks: tuple[Task, ...]) -> Tensor:
-    """``Σ_t w_t · mean_b loss_t``: cross entropy of binary tasks, squared error of standardised regression labels.
-
-    Args:
-        logits: [B, tasks].
-        labels: [B, tasks].
-        tasks: Kinds, weights and scales.
-    """
-    losses = [
-        task.weight
-        * (
-            F.binary_cross_entropy_with_logits(logits[:, t], labels[:, t].to(logits.dtype))
-            if task.kind == "binary"
-            else F.mse_loss(logits[:, t], ((labels[:, t] - task.shift) / task.scale).to(logits.dtype))
-        )
-        for t, task in enumerate(tasks)
-    ]
-    return torch.stack(losses).sum()
 
 
 def predict(model: RankingModel, data: Batch) -> Tensor:
@@ -141,7 +120,7 @@ class Trainer:
             raise DataError(f"expected rows to train on and to validate on, got {train.rows} and {valid.rows}")
         self.model, self.train_data, self.valid_data, self.config = model, train, valid, config
         self.state_file, self.fingerprint, self.report = state_file, fingerprint, report
-        self.optimizers = _optimizers(model, config)
+        self.steps = Steps(model, config)
         self.progress = Progress()
         self.best_weights = {name: value.clone() for name, value in model.state_dict().items()}
 
@@ -185,32 +164,10 @@ class Trainer:
         progress.seconds += time.monotonic() - begun
 
     def _step(self, batch: Batch) -> float:
-        for optimizer in self.optimizers:
-            optimizer.zero_grad(set_to_none=True)
-        assert batch.labels is not None
-        loss = task_loss(self.model(batch), batch.labels, self.model.inputs.tasks)
-        value = loss.item()
-        if not math.isfinite(value):
-            raise ConfigError(f"the loss became {value} in epoch {self.progress.epoch + 1}; lower the learning rate")
-        loss.backward()  # type: ignore[no-untyped-call]
-        if self.config.table_l2:
-            self._decay_rows()
-        # torch's sparse optimisers build their tensors from valid parts; said aloud, or each process warns once.
-        with torch.sparse.check_sparse_tensor_invariants(enable=False):  # type: ignore[no-untyped-call]
-            for optimizer in self.optimizers:
-                optimizer.step()
-        return value
-
-    @torch.no_grad()
-    def _decay_rows(self) -> None:
-        """Add the gradient of ``½ λ Σ ‖e‖²`` over the rows that the batch read, each once."""
-        for rows in self.model.tables.storages():
-            if rows.grad is not None:
-                grad = rows.grad.coalesce()
-                values = grad.values() + self.config.table_l2 * rows[grad.indices()[0]]
-                rows.grad = torch.sparse_coo_tensor(
-                    grad.indices(), values, grad.shape, is_coalesced=True, check_invariants=False
-                )
+        loss, _ = self.steps.step(batch)
+        if not math.isfinite(loss):
+            raise ConfigError(f"the loss became {loss} in epoch {self.progress.epoch + 1}; lower the learning rate")
+        return loss
 
     def _close_epoch(self) -> None:
         progress, n = self.progress, self.train_data.rows
@@ -257,20 +214,3 @@ class Trainer:
     def _resume(self) -> None:
         if self.state_file is not None and self.state_file.is_file():
             load_state(self.state_file, self)
-
-
-def _optimizers(model: RankingModel, config: TrainingConfig) -> list[torch.optim.Optimizer]:
-    """Row-sparse for the tables, AdamW for the network with weight decay on its matrices alone."""
-    tables = list(model.tables.parameters())
-    own = {id(parameter) for parameter in tables}
-    network = [parameter for parameter in model.parameters() if id(parameter) not in own]
-    groups = [
-        {"params": [p for p in network if p.dim() > 1], "weight_decay": config.weight_decay},
-        {"params": [p for p in network if p.dim() <= 1], "weight_decay": 0.0},
-    ]
-    rate = config.table_learning_rate or config.learning_rate
-    optimizers: list[torch.optim.Optimizer] = [torch.optim.AdamW(groups, lr=config.learning_rate)] if network else []
-    if tables:
-        sparse = {"adam": torch.optim.SparseAdam, "adagrad": torch.optim.Adagrad}[config.table_optimizer]
-        optimizers.append(sparse(tables, lr=rate))
-    return optimizers

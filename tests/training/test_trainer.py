@@ -24,7 +24,8 @@ from recsys.models.checkpoint import Checkpoint, load
 from recsys.models.registry import build, config_class
 from recsys.training.recipe import TrainingConfig
 from recsys.training.run import against, evaluate_on, train
-from recsys.training.trainer import Trainer, predict, task_loss
+from recsys.training.steps import task_loss
+from recsys.training.trainer import Trainer, predict
 from tests import toy
 
 FLAT = toy.SCHEMA.model_copy(
