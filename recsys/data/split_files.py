@@ -13,9 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
@@ -23,7 +21,7 @@ from recsys.data.cache import SPLITS
 from recsys.data.readers import Dataset, Rows
 from recsys.data.schema import Format
 from recsys.data.splits import Fractions
-from recsys.data.values import canonical, numbers, whole
+from recsys.data.times import times as times_of
 from recsys.errors import ConfigError, DataError
 from recsys.files import locked, make_folder
 
@@ -256,48 +254,7 @@ def _mixed(words: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
 
 
 def _by_time(table: pa.Table, time: str, after: tuple[float, float]) -> Ints:
-    return np.searchsorted(np.asarray(after), _times(table, time), side="left").astype(np.int64)
-
-
-def _times(table: pa.Table, name: str) -> Floats:
-    """The time of every row: numbers as they are, instants in microseconds.
-
-    Raises:
-        DataError: When one is missing, or neither a number nor an instant.
-    """
-    array = whole(table[name])
-    kind = array.type
-    if pa.types.is_timestamp(kind) or pa.types.is_date(kind):
-        found = _instants(array)
-    else:
-        try:
-            found = numbers(array, name)
-        except DataError:
-            found = _read_instants(array, name)
-    missing = int((~np.isfinite(found)).sum())
-    if missing:
-        raise DataError(f"column `{name}`: {missing:,} rows have no time; a split by time needs one in each")
-    return found
-
-
-def _instants(array: pa.Array) -> Floats:
-    zone = array.type.tz if pa.types.is_timestamp(array.type) else None
-    micros = pc.cast(pc.cast(array, pa.timestamp("us", zone), safe=False), pa.int64())
-    return np.asarray(pc.cast(micros, pa.float64(), safe=False).to_numpy(zero_copy_only=False))
-
-
-def _read_instants(array: pa.Array, name: str) -> Floats:
-    coded = array if pa.types.is_dictionary(array.type) else pc.dictionary_encode(array)
-    texts = canonical(coded.dictionary, name).to_pylist()
-    try:
-        parsed = pd.to_datetime(pd.Series(texts, dtype="object"), format="ISO8601", utc=True)
-    except (ValueError, OverflowError) as error:
-        told = str(error).splitlines()[0][:120]
-        raise DataError(f"column `{name}`: expected numbers or times such as 2024-05-31 12:00:00: {told}") from None
-    micros = parsed.dt.as_unit("us").astype("int64").to_numpy(dtype=np.float64, copy=True)
-    micros[parsed.isna().to_numpy()] = np.nan
-    codes = pc.fill_null(pc.cast(coded.indices, pa.int64()), -1).to_numpy(zero_copy_only=False)
-    return np.asarray(np.append(micros, np.nan)[codes])
+    return np.searchsorted(np.asarray(after), times_of(table, time), side="left").astype(np.int64)
 
 
 def _time_cuts(
@@ -306,7 +263,7 @@ def _time_cuts(
     """The last time in train and in valid, such that the splits come nearest to the fractions and none is empty."""
     counts = _Counts()
     for table in _read(data, [time], "times", show):
-        counts.add(_times(table, time))
+        counts.add(times_of(table, time))
     times, sums = counts.cumulated()
     wanted = sum(fraction > 0 for fraction in fractions)
     if times.size < wanted:
