@@ -54,6 +54,13 @@ class Steps:
         Returns:
             The loss before the step, and the logits [B, tasks] that it is of.
         """
+        loss, logits = self.backward(batch)
+        if math.isfinite(loss):
+            self._update()
+        return loss, logits
+
+    def backward(self, batch: Batch) -> tuple[float, Tensor]:
+        """Loss and logits [B, tasks] of a batch; its gradients stand in the parameters, if the loss is finite."""
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)
         assert batch.labels is not None
@@ -62,7 +69,6 @@ class Steps:
         value = loss.item()
         if math.isfinite(value):
             loss.backward()  # type: ignore[no-untyped-call]
-            self._update()
         return value, logits.detach()
 
     def _update(self) -> None:

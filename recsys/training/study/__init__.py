@@ -1,0 +1,1 @@
+"""Studies: arms × settings × seeds under one protocol, with paired intervals."""

@@ -1,0 +1,76 @@
+"""The rows of a study's settings, encoded once a process."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import pyarrow as pa
+
+from recsys.data.batch import Batch
+from recsys.data.encoder import Encoder
+from recsys.data.protocol import hashed
+from recsys.data.readers import Dataset
+from recsys.data.schema import Schema
+from recsys.data.sources import load as load_source
+from recsys.data.stream import Examples, Resident, encoded, needed
+from recsys.data.synthetic import STARTS, Synthetic, chunks
+from recsys.data.synthetic import schema as synthetic_schema
+from recsys.errors import DataError
+from recsys.training.progressive import in_order_of_time
+from recsys.training.study.config import Setting, StudyData
+
+__all__ = ["identity", "splits", "stream"]
+
+
+@functools.lru_cache(maxsize=2)
+def stream(setting: Setting) -> tuple[Encoder, Examples]:
+    """All rows of a progressive study, in the order of time."""
+    schema, data = _opened(setting.data, ("train", "valid", "test"))
+    assert setting.bits is not None
+    return in_order_of_time(hashed(schema, setting.bits), data)
+
+
+@functools.lru_cache(maxsize=2)
+def splits(setting: Setting) -> tuple[Encoder, Examples, Examples, Examples]:
+    """Rows to train, to validate and to test on; the encoder learns from the first."""
+    schema, train = _opened(setting.data, ("train",))
+    schema = schema if setting.bits is None else hashed(schema, setting.bits)
+    encoder = Encoder.fit(schema, (table for table, _ in train.read(needed(schema))))
+    others = [_opened(setting.data, (split,))[1] for split in ("valid", "test")]
+    train_rows, valid, test = (Resident(Batch.concat(list(encoded(data, encoder)))) for data in (train, *others))
+    return encoder, train_rows, valid, test
+
+
+def identity(data: StudyData) -> list[Any]:
+    """What changes when the rows do."""
+    if data.source is not None:
+        return [load_source(data.source).folder.name]
+    return [list(one) for one in Dataset([*data.train, *data.valid, *data.test]).identity()] if data.train else []
+
+
+def _opened(data: StudyData, splits: Sequence[str]) -> tuple[Schema, Dataset]:
+    """Schema, and the rows of some splits, one after the other."""
+    if data.synthetic is not None:
+        return _made(data, splits)
+    if data.source is not None:
+        source = load_source(data.source)
+        schema = Schema.load(data.schema_file or source.schema)
+        return schema, Dataset([source.file(split) for split in splits], schema.format)
+    assert data.schema_file is not None
+    schema = Schema.load(data.schema_file)
+    files = [file for split in splits for file in getattr(data, split)]
+    if not files:
+        raise DataError(f"data `{data.name}` of the study names no files for {' and '.join(splits)}")
+    return schema, Dataset(files, schema.format)
+
+
+def _made(data: StudyData, splits: Sequence[str]) -> tuple[Schema, Dataset]:
+    """Synthetic rows; a stream takes its rows from where a training does."""
+    assert data.synthetic is not None
+    config = Synthetic.model_validate(data.synthetic.model_dump(exclude={"rows"}))
+    rows = data.synthetic.rows
+    wanted = [("train", rows)] if len(splits) > 1 else [(s, rows if s == "train" else rows // 10) for s in splits]
+    tables = [table for split, n in wanted for table in chunks(config, n, STARTS[split])]
+    return synthetic_schema(config), Dataset(pa.concat_tables(tables))
