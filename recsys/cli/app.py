@@ -32,6 +32,7 @@ COMMANDS = {
     "data": "describe and split your files; list and fetch sources; make synthetic clicks",
     "train": "train a model from a recipe",
     "eval": "measure a trained model on a file, alone or against another",
+    "tune": "search a recipe's hyper-parameters for better ones",
     "score": "score a file or a folder with a trained model",
     "bench": "measure recsys beside its peers on this machine",
     "doctor": "say what is installed, what fits together, and how to mend the rest",
@@ -109,7 +110,7 @@ def main(argv: Sequence[str]) -> int:
         print(f"recsys {argv[0]}: {' '.join(str(error).splitlines())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        again = "; the same command goes on where it was" if argv[0] in ("train", "score") else ""
+        again = "; the same command goes on where it was" if argv[0] in ("train", "tune", "score") else ""
         print(f"recsys {argv[0]}: interrupted{again}", file=sys.stderr)
         return 130
     except BrokenPipeError:

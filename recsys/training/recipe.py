@@ -11,6 +11,7 @@ from recsys.config import Config, nearest, read_toml
 from recsys.errors import ConfigError
 from recsys.models.registry import MODELS, AnyModelConfig
 from recsys.shelves import shelf
+from recsys.training.search import Space, check_space
 
 __all__ = ["DataConfig", "Recipe", "TrainingConfig", "find_recipe"]
 
@@ -81,6 +82,13 @@ class Recipe(Config):
     model: AnyModelConfig
     data: DataConfig
     training: TrainingConfig = TrainingConfig()
+    search: Space | None = None
+    """What `recsys tune` may change, and within what; training alone does not look at it."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        check_space(self)
+        return self
 
     @classmethod
     def load(cls, path: Path) -> Self:
