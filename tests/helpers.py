@@ -94,10 +94,11 @@ def batch_of(what: Inputs, size: int, seed: int = 0) -> Batch:
         drawn: list[int] = torch.randint(-1, feature.rows + 1, (n,), generator=generator).tolist()
         return drawn
 
-    lengths = torch.randint(0, 4, (len(what.ids), size), generator=generator).tolist()
+    drawn = torch.randint(0, 4, (len(what.ids), size), generator=generator).tolist()
+    lengths = {feature.feature: drawn[f] for f, feature in enumerate(what.ids)}  # the same of all hashes of a feature
     bags = [
-        [rows(feature, 1 if feature.kind == "categorical" else n) for n in lengths[f]]
-        for f, feature in enumerate(what.ids)
+        [rows(feature, 1 if feature.kind == "categorical" else n) for n in lengths[feature.feature]]
+        for feature in what.ids
     ]
     return Batch(torch.randn(size, len(what.dense), generator=generator), jagged([f.name for f in what.ids], bags))
 

@@ -19,12 +19,12 @@ from recsys.data.columns import labels as _labels
 from recsys.data.fitting import Fitted, Normaliser, fit, target_name
 from recsys.data.hashing import hash_row, hash_rows
 from recsys.data.inputs import Counts, IdInput, Inputs, Task
-from recsys.data.schema import Hashing, IdFeature, Label, Numeric, Schema
+from recsys.data.schema import Hashing, IdFeature, Label, Numeric, Schema, part_name
 from recsys.data.values import Ints, dictionary
 from recsys.data.vocabulary import Vocabulary
 from recsys.errors import CheckpointError
 
-__all__ = ["Counts", "Encoder", "IdInput", "Inputs", "Normaliser", "Task", "id_input"]
+__all__ = ["Counts", "Encoder", "IdInput", "Inputs", "Normaliser", "Task", "id_inputs"]
 
 UNKNOWN, MISSING, FIRST = 0, 1, 2
 """Rows of a vocabulary's table: never seen in training, missing, and the first known value."""
@@ -53,6 +53,7 @@ class Encoder:
         self._numeric, self._id_features = schema.numeric, schema.id_features
         own = {feature.name: feature for feature in self._id_features}
         self._owners = {name: own[feature.shares or name] for name, feature in own.items()}
+        self._names = tuple(name for feature in self._id_features for name in schema.parts(feature))
 
     @property
     def inputs(self) -> Inputs:
@@ -60,7 +61,7 @@ class Encoder:
         schema = self.schema
         return Inputs(
             dense=tuple(feature.name for feature in schema.numeric),
-            ids=tuple(id_input(schema, feature, self.rows(feature)) for feature in schema.id_features),
+            ids=tuple(part for f in schema.id_features for part in id_inputs(schema, f, self.rows(f))),
             tasks=tuple(self._task(label) for label in schema.labels),
         )
 
@@ -105,10 +106,10 @@ class Encoder:
         dense = np.zeros((table.num_rows, len(self._numeric)), dtype=np.float32)
         for f, feature in enumerate(self._numeric):
             dense[:, f] = self._dense(table, feature, counts)
-        ids = [self._ids(table, feature, counts) for feature in self._id_features]
+        ids = [part for feature in self._id_features for part in self._ids(table, feature, counts)]
         return Batch(
             dense=torch.from_numpy(dense),
-            ids=JaggedIds.stack(tuple(f.name for f in self._id_features), ids),
+            ids=JaggedIds.stack(self._names, ids),
             labels=torch.from_numpy(_labels(table, self.schema.labels)) if labels else None,
             groups=self._groups(table, counts) if labels else None,
             keys=table.select(list(keys)) if keys else None,
@@ -125,24 +126,25 @@ class Encoder:
         counts.add(feature.name, encoded.size, int((~usable).sum()))
         return np.where(usable, encoded, np.clip((scale.fill - scale.shift) / scale.scale, -FARTHEST, FARTHEST))
 
-    def _ids(self, table: pa.Table, feature: IdFeature, counts: Counts) -> tuple[Tensor, Tensor | None, None]:
+    def _ids(self, table: pa.Table, feature: IdFeature, counts: Counts) -> list[tuple[Tensor, Tensor | None, None]]:
+        """Ids and lengths, once for every hash."""
         array, lengths, cut = values(table, feature, self.fitted.edges.get(feature.name))
         texts, codes = dictionary(array, feature.source)
-        rows = self._rows_of(texts, feature)  # and, last, the row of a missing value: its code is -1
-        ids = rows[codes]
+        bags = None if lengths is None else torch.from_numpy(lengths)
+        ids = [rows[codes] for rows in self._rows_of(texts, feature)]
         hashed = isinstance(self._owners[feature.name].encoding, Hashing)
-        unknown = 0 if hashed else ids.size - int(np.count_nonzero(ids))
-        counts.add(feature.name, ids.size, int((codes < 0).sum()), unknown, cut)
-        return torch.from_numpy(ids), None if lengths is None else torch.from_numpy(lengths), None
+        unknown = 0 if hashed else codes.size - int(np.count_nonzero(ids[0]))
+        counts.add(feature.name, codes.size, int((codes < 0).sum()), unknown, cut)
+        return [(torch.from_numpy(part), bags, None) for part in ids]
 
-    def _rows_of(self, texts: pa.LargeStringArray, feature: IdFeature) -> Ints:
-        """Rows of distinct texts, and last the row of a missing value."""
+    def _rows_of(self, texts: pa.LargeStringArray, feature: IdFeature) -> list[Ints]:
+        """For every hash, rows of distinct texts, and last the row of a missing value, whose code is -1."""
         owner = self._owners[feature.name]
         if isinstance(owner.encoding, Hashing):
-            key = (owner.name, owner.encoding.bits, owner.encoding.seed)
-            return np.append(hash_rows(texts, *key), hash_row(None, *key))
+            keys = [(name, owner.encoding.bits, owner.encoding.seed) for name in self.schema.parts(owner)]
+            return [np.append(hash_rows(texts, *key), hash_row(None, *key)) for key in keys]
         found = self.fitted.vocabularies[owner.name].positions(texts)
-        return np.append(np.where(found < 0, UNKNOWN, found + FIRST), MISSING)
+        return [np.append(np.where(found < 0, UNKNOWN, found + FIRST), MISSING)]
 
     def to_json(self) -> dict[str, Any]:
         """Schema and state as plain JSON values."""
@@ -178,8 +180,22 @@ class Encoder:
         return encoder
 
 
-def id_input(schema: Schema, feature: IdFeature, rows: int) -> IdInput:
-    """What a model must know of a feature whose table has `rows` rows."""
+def id_inputs(schema: Schema, feature: IdFeature, rows: int) -> list[IdInput]:
+    """What a model must know of a feature whose tables, one a hash, have `rows` rows each."""
     reserved = 1 if isinstance(schema.owner(feature).encoding, Hashing) else FIRST
     kind = "categorical" if feature.kind == "bucketed" else feature.kind
-    return IdInput(feature.name, schema.table(feature), rows, kind, feature.side, feature.shares, reserved)
+    names, table = schema.parts(feature), schema.table(feature)
+    return [
+        IdInput(
+            name,
+            part_name(table, part),
+            rows,
+            kind,
+            feature.side,
+            None if feature.shares is None else part_name(feature.shares, part),
+            reserved,
+            part,
+            len(names),
+        )
+        for part, name in enumerate(names, 1)
+    ]

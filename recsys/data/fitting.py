@@ -121,10 +121,16 @@ class Fitting:
         texts, codes = dictionary(array, feature.source)
         self.counts.add(feature.name, codes.size, int((codes < 0).sum()), 0, cut)
         if isinstance(owner.encoding, Hashing):
-            rows = hash_rows(texts, owner.name, owner.encoding.bits, owner.encoding.seed)
-            self.collisions[self.tables[owner.name]].add(owner.name, texts, rows)
+            self._collide(texts, owner, owner.encoding)
         else:
             self.tallies[owner.name].add(texts, codes)
+
+    def _collide(self, texts: pa.LargeStringArray, owner: IdFeature, how: Hashing) -> None:
+        """Collect the rows that texts read: of several hashes all of them, as digits of one number."""
+        rows = np.zeros(len(texts), dtype=np.int64)
+        for part, name in enumerate(self.schema.parts(owner)[: 62 // how.bits]):
+            rows |= (hash_rows(texts, name, how.bits, how.seed) - (part > 0)) << (part * how.bits)
+        self.collisions[self.tables[owner.name]].add(owner.name, texts, rows)
 
     def learnt(self) -> Fitted:
         """What an encoder needs.
@@ -165,8 +171,7 @@ class Fitting:
         assert isinstance(feature, Bucketed)
         texts, _ = dictionary(pa.array(np.arange(found.edges[feature.name].size + 1)), feature.source)
         if isinstance(feature.encoding, Hashing):
-            rows = hash_rows(texts, feature.name, feature.encoding.bits, feature.encoding.seed)
-            self.collisions[self.schema.table(feature)].add(feature.name, texts, rows)
+            self._collide(texts, feature, feature.encoding)
         else:
             found.vocabularies[feature.name] = Vocabulary(texts)
 

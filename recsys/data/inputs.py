@@ -12,7 +12,7 @@ __all__ = ["Counts", "IdInput", "Inputs", "Task"]
 
 @dataclass(frozen=True)
 class IdInput:
-    """What a model must know of an id feature."""
+    """What a model must know of the ids of a feature, or of one of its hashes."""
 
     name: str
     table: str
@@ -22,6 +22,15 @@ class IdInput:
     shares: str | None = None
     reserved: int = 1
     """Rows at the table's start that stand for no value: unknown, and in a vocabulary's table missing."""
+    part: int = 1
+    """Which of the feature's hashes it is, from 1."""
+    parts: int = 1
+    """How many ids of the feature, side by side in `Inputs.ids`, make one embedding: its hashes."""
+
+    @property
+    def feature(self) -> str:
+        """The feature whose id it is; the first part has its name."""
+        return self.name.partition(":")[0]
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ SHARED = "shared"
 """Name of the one table."""
 
 
-def hashed(schema: Schema, bits: int, seed: int = 42) -> Schema:
+def hashed(schema: Schema, bits: int, hashes: int = 1, seed: int = 42) -> Schema:
     """The schema under which rows can be predicted before any was seen.
 
     A number v is looked up by ``floor(ln(v)²)``, or by itself up to 2, as a category is; ``feature|value`` is hashed
@@ -21,6 +21,7 @@ def hashed(schema: Schema, bits: int, seed: int = 42) -> Schema:
     Args:
         schema: Features with any encoding.
         bits: The table has 2^bits rows.
+        hashes: How many hashes a value has, of as many tables, each as much narrower; the paper has one.
         seed: Of the hash.
 
     Raises:
@@ -29,7 +30,7 @@ def hashed(schema: Schema, bits: int, seed: int = 42) -> Schema:
     for label in schema.labels:
         if label.kind != "binary":
             raise SchemaError(f"label `{label.name}` is a regression: the progressive protocol predicts binary labels")
-    encoding = Hashing(bits=bits, table=SHARED, seed=seed)
+    encoding = Hashing(bits=bits, table=SHARED, seed=seed, hashes=hashes)
     return schema.model_copy(update={"features": tuple(_hashed(feature, encoding) for feature in schema.features)})
 
 

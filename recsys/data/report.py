@@ -26,7 +26,8 @@ class FeatureReport:
         missing: Share of the training values that are missing.
         unknown: Share of the validation values that training did not show (often enough).
         cut: Share of the training rows whose list was longer than `max_length`.
-        colliding: Share of a hashed feature's ids whose row another id of the table reads too.
+        colliding: Share of a hashed feature's ids whose row (of several hashes: all of whose rows) another id of the
+            table reads too.
         expected: That share if ids fell into rows at random, ``1 - (1 - 1/m)^(n - 1)``.
     """
 
@@ -70,8 +71,13 @@ def _of_ids(encoder: Encoder, feature: IdFeature, train: Counts, valid: Counts) 
         _share(valid, valid.unknown, feature.name),
         round(train.cut.get(feature.name, 0) / max(train.rows, 1), 6),
         round(shares.colliding, 6) if shares else None,
-        round(expected_share(_ids_of(encoder, table), encoder.rows(feature) - 1), 6) if hashed else None,
+        round(expected_share(_ids_of(encoder, table), _places(encoder, feature)), 6) if hashed else None,
     )
+
+
+def _places(encoder: Encoder, feature: IdFeature) -> int:
+    """Different rows that an id may read; of several hashes, combinations of rows."""
+    return int((encoder.rows(feature) - 1) ** len(encoder.schema.parts(feature)))
 
 
 def _ids_of(encoder: Encoder, table: str) -> int:

@@ -29,6 +29,7 @@ __all__ = [
     "Sequence",
     "Side",
     "Vocabulary",
+    "part_name",
 ]
 
 Side = Literal["user", "item", "context"]
@@ -54,6 +55,9 @@ class Hashing(Config):
     """A table that several hashed features share; by default each has its own."""
     seed: int = Field(42, ge=0, lt=2**32)
     """Seed of the hash."""
+    hashes: int = Field(1, ge=1, le=8)
+    """How many rows a value reads, by as many hashes from as many tables. Each has embedding_dim / hashes columns and
+    they stand side by side: as many bytes as one, and two values seldom meet in all of them."""
 
 
 Encoding = Annotated[Vocabulary | Hashing, Field(discriminator="kind")]
@@ -244,6 +248,12 @@ class Schema(Config):
         owner = self.owner(feature)
         return (owner.encoding.table if isinstance(owner.encoding, Hashing) else None) or owner.name
 
+    def parts(self, feature: IdFeature) -> tuple[str, ...]:
+        """Names of the ids of a feature: its own, and for each further hash one such as `item:2`."""
+        encoding = self.owner(feature).encoding
+        more = encoding.hashes if isinstance(encoding, Hashing) else 1
+        return tuple(part_name(feature.name, part) for part in range(1, more + 1))
+
     @property
     def columns(self) -> tuple[str, ...]:
         """The columns that the features need, each once."""
@@ -268,6 +278,11 @@ class Schema(Config):
             return cls.model_validate(values)
         except ValidationError as error:
             raise SchemaError(f"{where}: {explain(cls, error)}") from None
+
+
+def part_name(name: str, part: int) -> str:
+    """What belongs to the `part`-th hash of the feature or table `name`; the first has no mark."""
+    return name if part == 1 else f"{name}:{part}"
 
 
 def _unique(what: str, names: list[str]) -> None:

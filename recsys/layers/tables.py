@@ -31,17 +31,27 @@ class Table:
 
 @dataclass(frozen=True)
 class Lookup:
-    """One feature read from one table; `none` leaves the rows of a bag in order, unpooled."""
+    """One feature read from one table; `none` leaves the rows of a bag in order, unpooled.
+
+    Look-ups of one `field` stand one after the other and have one dim; together they make one embedding.
+    """
 
     name: str
     feature: str
     table: str
     pooling: Literal["sum", "mean", "none"] = "sum"
+    field: str = ""
+    """By default the look-up's own name."""
+
+    @property
+    def slot(self) -> str:
+        """The name of what it fills, alone or with others."""
+        return self.field or self.name
 
 
 @dataclass(frozen=True)
 class InputLayout:
-    """Named column slices of the network's input: the numbers first, then one slice a pooled look-up."""
+    """Named column slices of the network's input: the numbers first, then one slice a field of pooled look-ups."""
 
     dense: slice
     slices: dict[str, slice]
@@ -50,7 +60,7 @@ class InputLayout:
     width: int
 
     def stack(self, x: Tensor, names: Sequence[str]) -> Tensor:
-        """[B, F, d]: the embeddings of look-ups that lie side by side and have one dim, without a copy."""
+        """[B, F, d]: the embeddings of fields that lie side by side and have one dim, without a copy."""
         first, last = self.slices[names[0]], self.slices[names[-1]]
         return x[:, first.start : last.stop].view(x.shape[0], len(names), first.stop - first.start)
 
@@ -156,8 +166,13 @@ class EmbeddingTables(nn.Module):
             lookups = [n for n in self._pooled() if self.tables[n.table].dim == dim]
             if lookups:
                 parts.append(self._pool(lookups, batch.ids, len(batch)))
-        sequences = {n.name: self._sequence(n, batch.ids) for n in self.lookups if n.pooling == "none"}
+        sequences = {name: self._sequences(name, batch.ids) for name in self.layout.sequences}
         return torch.cat(parts, dim=1, out=out), sequences
+
+    def _sequences(self, slot: str, ids: JaggedIds) -> tuple[Tensor, Tensor]:
+        """(rows [B, L, dim], lengths [B]) of the unpooled look-ups of a field, side by side."""
+        found = [self._sequence(lookup, ids) for lookup in self.lookups if lookup.slot == slot]
+        return found[0] if len(found) == 1 else (torch.cat([rows for rows, _ in found], dim=2), found[0][1])
 
     def _pool(self, lookups: list[Lookup], ids: JaggedIds, size: int) -> Tensor:
         """[B, len(lookups) * dim]: the pooled rows of look-ups of one dim."""
@@ -256,9 +271,14 @@ def _or_ones(weights: Tensor | None, like: Tensor) -> Tensor:
 
 
 def _layout(pooled: list[Lookup], dims: dict[str, int], lookups: Sequence[Lookup], dense: int) -> InputLayout:
-    slices, at = {}, dense
+    slices: dict[str, slice] = {}
+    at = dense
     for lookup in pooled:
-        slices[lookup.name] = slice(at, at + dims[lookup.name])
+        start = slices[lookup.slot].start if lookup.slot in slices else at
         at += dims[lookup.name]
-    sequences = {lookup.name: dims[lookup.name] for lookup in lookups if lookup.pooling == "none"}
+        slices[lookup.slot] = slice(start, at)
+    sequences: dict[str, int] = {}
+    for lookup in lookups:
+        if lookup.pooling == "none":
+            sequences[lookup.slot] = sequences.get(lookup.slot, 0) + dims[lookup.name]
     return InputLayout(slice(0, dense), slices, sequences, at)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from recsys.config import Config
 from recsys.data.batch import Batch
-from recsys.data.encoder import Inputs
+from recsys.data.encoder import IdInput, Inputs
 from recsys.errors import ConfigError
 from recsys.layers.tables import EmbeddingTables, InputLayout, Lookup, Table
 
@@ -58,7 +58,7 @@ class RankingModel(nn.Module):
 
     @property
     def fields(self) -> list[str]:
-        """The pooled look-ups that are no first-order terms, in order."""
+        """The embeddings of x, in its order: pooled fields that are no first-order terms."""
         return [name for name in self.layout.slices if not name.endswith(FIRST_ORDER)]
 
     def network(self, x: Tensor, sequences: Sequences) -> Tensor:
@@ -101,14 +101,18 @@ def build_tables(
     lookups: list[Lookup] = []
     tables: dict[str, Table] = {}
     for wanted, suffix, dim in ((embeddings, "", config.embedding_dim), (first_order, FIRST_ORDER, len(inputs.tasks))):
-        for feature in inputs.ids if wanted else ():
+        # Fields of several hashes come last: their rows have another dim, and so another place in x.
+        for feature in sorted(inputs.ids, key=lambda one: one.parts) if wanted else ():
+            if suffix and feature.part > 1:
+                continue  # a first-order term is one number, which no hashes can share
             unpooled = sequences == "none" and feature.kind == "sequence" and not suffix
             pooling: Literal["sum", "mean", "none"] = (
                 "none" if unpooled else "sum" if feature.kind == "categorical" else "mean"
             )
             name = feature.table + suffix
-            tables[name] = Table(name, feature.rows, dim, feature.reserved)
-            lookups.append(Lookup(feature.name + suffix, feature.name, name, pooling))
+            columns = dim if suffix else _columns(feature, config)
+            tables[name] = Table(name, feature.rows, columns, feature.reserved)
+            lookups.append(Lookup(feature.name + suffix, feature.name, name, pooling, feature.feature + suffix))
     _check_memory(list(tables.values()))
     return EmbeddingTables(
         features=[feature.name for feature in inputs.ids],
@@ -118,6 +122,20 @@ def build_tables(
         collision_weights=config.collision_weights,
         std=config.embedding_std,
     )
+
+
+def _columns(feature: IdInput, config: ModelConfig) -> int:
+    """Columns of the table that one of a feature's hashes reads.
+
+    Raises:
+        ConfigError: When the embedding cannot be shared out among the hashes.
+    """
+    if config.embedding_dim % feature.parts:
+        raise ConfigError(
+            f"embedding_dim {config.embedding_dim} is no multiple of the {feature.parts} hashes of feature "
+            f"`{feature.feature}`, each of which gives as many of its columns"
+        )
+    return config.embedding_dim // feature.parts
 
 
 def _check_memory(tables: list[Table]) -> None:

@@ -277,6 +277,7 @@ def _card(checkpoint: Checkpoint) -> str:
     rows = sum({feature.table: feature.rows for feature in inputs.ids}.values())
     weights = sum(p.numel() for p in checkpoint.model.parameters())
     data = training.get("recipe", {}).get("data", {})
+    ids = ", ".join(feature.name for feature in inputs.ids if feature.part == 1)
     lines = [
         f"# {name}",
         "",
@@ -284,7 +285,7 @@ def _card(checkpoint: Checkpoint) -> str:
         "",
         f"- predicts: {', '.join(f'{task.name} ({task.kind})' for task in inputs.tasks)}",
         f"- from numbers: {', '.join(inputs.dense) or 'none'}",
-        f"- and ids: {', '.join(feature.name for feature in inputs.ids) or 'none'} ({rows:,} rows)",
+        f"- and ids: {ids or 'none'} ({rows:,} rows)",
         f"- weights: {weights:,}",
     ]
     if training:

@@ -14,7 +14,7 @@ from typing import Any
 from tqdm import tqdm
 
 from recsys.data.batch import Batch
-from recsys.data.encoder import FIRST, Counts, Encoder, Inputs, Task, id_input
+from recsys.data.encoder import FIRST, Counts, Encoder, Inputs, Task, id_inputs
 from recsys.data.fitting import Fitting
 from recsys.data.readers import Dataset, Piece
 from recsys.data.schema import MultiValued, Schema, Sequence
@@ -74,7 +74,7 @@ def prepare(
 
 def outline(schema: Schema) -> Inputs:
     """What a model must know of the data but for the sizes of tables: all have a few rows."""
-    ids = tuple(id_input(schema, feature, FIRST + 1) for feature in schema.id_features)
+    ids = tuple(part for feature in schema.id_features for part in id_inputs(schema, feature, FIRST + 1))
     tasks = tuple(Task(label.name, label.kind, label.weight) for label in schema.labels)
     return Inputs(tuple(feature.name for feature in schema.numeric), ids, tasks)
 

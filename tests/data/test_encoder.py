@@ -68,6 +68,34 @@ def test_hashing_is_murmur3_of_feature_and_value() -> None:
     assert encoder.inputs.ids[0].rows == 64
 
 
+def test_every_hash_is_a_feature_of_its_own_with_a_table_of_its_own() -> None:
+    hashed = Categorical(name="c", encoding=Hashing(bits=6, seed=7, hashes=3, table="t"))
+    both = schema(hashed, Sequence(name="h", shares="c", max_length=2))
+    encoder = Encoder.fit(both, [table(c=["x", None], h=[["x"], []])])
+    assert [(part.name, part.table, part.shares) for part in encoder.inputs.ids] == [
+        ("c", "t", None), ("c:2", "t:2", None), ("c:3", "t:3", None), ("h", "t", "c"), ("h:2", "t:2", "c:2"),
+        ("h:3", "t:3", "c:3"),
+    ]  # fmt: skip
+    counts = Counts()
+    batch = encoder.encode(table(c=["x", None], h=[["x", "y"], []]), labels=False, counts=counts)
+    for f, name in enumerate(("c", "c:2", "c:3")):
+        rows = {v: 1 + mmh3.hash(name if v is None else f"{name}|{v}", 7, signed=False) % 63 for v in ("x", "y", None)}
+        assert batch.ids.feature(f)[0].tolist() == [rows["x"], rows[None]]
+        assert batch.ids.feature(3 + f)[0].tolist() == [rows["x"], rows["y"]]
+    assert counts.values == {"c": 2, "h": 2}
+    assert Encoder.from_json(encoder.to_json(), "x").inputs == encoder.inputs
+
+
+def test_values_collide_when_they_meet_in_every_hash() -> None:
+    values = [f"v{i}" for i in range(60)]
+    shares = [
+        Encoder.fit(schema(Categorical(name="c", encoding=Hashing(bits=5, hashes=n))), [table(c=values)]).fitted.shares
+        for n in (1, 2)
+    ]
+    assert shares[0]["c"].colliding > 0.6
+    assert shares[1]["c"].colliding < 0.2
+
+
 def test_one_value_and_a_batch_give_the_same_rows() -> None:
     hashed = Categorical(name="c", encoding=Hashing(bits=10))
     encoder = Encoder.fit(schema(hashed), [table(c=["x"])])

@@ -37,8 +37,15 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 """The first word is the model's name; with no hidden layers only its interaction can see two features at once."""
 UNFIT = {("din", "no sequences"), ("din", "one id"), ("dlrm", "one id")}
+TWO_HASHES = tuple(
+    replace(one, name=one.name + mark, table=one.table + mark, shares=one.shares and one.shares + mark, part=p, parts=2)
+    for one in (USER, ITEM, HISTORY)
+    for p, mark in ((1, ""), (2, ":2"))
+)
 SCHEMAS = {
     "all": inputs(),
+    "two hashes": inputs(ids=TWO_HASHES),
+    "two hashes beside one": inputs(ids=(*TWO_HASHES, TAGS)),
     "no numbers": inputs(dense=0),
     "no sequences": inputs(ids=(USER, ITEM, TAGS)),
     "one id": inputs(dense=0, ids=(USER,)),
@@ -325,3 +332,34 @@ def test_interactions_fit_an_xor(variant: str) -> None:
 @pytest.mark.usefixtures("one_thread")
 def test_logistic_regression_cannot_fit_an_xor() -> None:
     assert fit("lr", 200) < 0.7
+
+
+def test_two_hashes_make_one_embedding_side_by_side() -> None:
+    what = inputs(dense=0, ids=TWO_HASHES)
+    model = model_of("dcn2", what)
+    batch = batch_of(what, 6)
+    x, _ = model.tables(batch)
+    assert model.fields == ["user", "item", "history"]
+    assert model.layout.slices["user"] == slice(0, 4)
+    ids = dict(zip(batch.ids.features, unpack(batch.ids), strict=True))
+    for mark, columns in (("", slice(0, 2)), (":2", slice(2, 4))):
+        rows, weights = model.tables.table(f"user{mark}")
+        known = torch.tensor([i if 0 <= i < len(rows) else 0 for (i,) in ids[f"user{mark}"]])
+        expected = rows[known] * (1 if weights is None else weights[known])
+        torch.testing.assert_close(x[:, columns], expected)
+
+
+@every
+def test_hashes_take_as_many_bytes_as_one(variant: str) -> None:
+    def table_bytes(ids: tuple[IdInput, ...]) -> int:
+        model = model_of(variant, inputs(ids=ids))
+        return sum(rows.numel() for rows in model.tables.storages())
+
+    if variant != "lr":
+        one, two = table_bytes((USER, ITEM, HISTORY)), table_bytes(TWO_HASHES)
+        assert two == one
+
+
+def test_an_embedding_that_hashes_cannot_share_is_refused() -> None:
+    with pytest.raises(ConfigError, match="embedding_dim 5 is no multiple of the 2 hashes of feature `user`"):
+        model_of("dcn2", inputs(ids=TWO_HASHES), embedding_dim=5)

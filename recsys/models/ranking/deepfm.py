@@ -39,7 +39,7 @@ class DeepFM(RankingModel):
         tasks = len(inputs.tasks)
         self.first = FirstOrder(self.layout, len(inputs.dense), tasks)
         self.pair_scale = nn.Parameter(torch.ones(tasks))
-        self.width = self.layout.width - tasks * len(inputs.ids)
+        self.width = self.layout.width - tasks * sum(feature.part == 1 for feature in inputs.ids)
         self.mlp = MLP(self.width, config.hidden, tasks, config.dropout)
 
     def network(self, x: Tensor, sequences: Sequences) -> Tensor:

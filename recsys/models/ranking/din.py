@@ -38,8 +38,8 @@ class DIN(RankingModel):
 
     def __init__(self, inputs: Inputs, config: DINConfig) -> None:
         super().__init__(inputs, build_tables(inputs, config, sequences="none"))
-        categorical = {f.name for f in inputs.ids if f.kind == "categorical"}
-        self.target = {f.name: f.shares for f in inputs.ids if f.kind == "sequence"}
+        categorical = {f.name for f in inputs.ids if f.kind == "categorical" and f.part == 1}
+        self.target = {f.name: f.shares for f in inputs.ids if f.kind == "sequence" and f.part == 1}
         if not self.target or any(target not in categorical for target in self.target.values()):
             raise SchemaError(
                 'din needs a sequence, and every sequence must share a categorical feature (`shares = "item"`) '

@@ -36,7 +36,7 @@ class DLRM(RankingModel):
     pairs: Tensor
 
     def __init__(self, inputs: Inputs, config: DLRMConfig) -> None:
-        if len(inputs.ids) + bool(inputs.dense) < 2:
+        if len({feature.feature for feature in inputs.ids}) + bool(inputs.dense) < 2:
             raise SchemaError("dlrm needs two id features, or one and a number, to take a dot product of")
         super().__init__(inputs, build_tables(inputs, config))
         numbers, dim = len(inputs.dense), config.embedding_dim

@@ -70,6 +70,8 @@ class Arm(Config):
     """Its name and arguments, beside the study's."""
     training: dict[str, Any] = Field(default_factory=dict)
     """Arguments of the training, beside the study's."""
+    hashes: int = Field(1, ge=1, le=8)
+    """How many hashes a value has where values are hashed: as many tables, each as much narrower, so as many bytes."""
     tune: dict[str, tuple[Value, ...]] | None = None
     """A grid of its own in place of the study's; it must have as many points."""
 

@@ -33,6 +33,8 @@ class Task:
     setting: Setting
     protocol: str
     plan: Plan
+    hashes: int = 1
+    """Of each value, where values are hashed."""
 
     @property
     def seed(self) -> int:
@@ -45,6 +47,7 @@ class Task:
             "data": self.setting.data.model_dump(mode="json", exclude={"name", "bits"}),
             "identity": identity(self.setting.data),
             "bits": self.setting.bits,
+            "hashes": self.hashes,
             "protocol": self.protocol,
             "plan": self.plan.model_dump(mode="json"),
         }
@@ -114,7 +117,7 @@ def measure(task: Task) -> Run:
 
 
 def _progressive(task: Task) -> Run:
-    encoder, rows = stream(task.setting)
+    encoder, rows = stream(task.setting, task.hashes)
     model = _model(task.plan, encoder)
     gradients = first_gradients(model, next(rows.in_order(task.plan.training.batch_size)), task.plan)
     found = progressive(model, rows, task.plan.training, task.setting.data.window, show=False)
@@ -123,7 +126,7 @@ def _progressive(task: Task) -> Run:
 
 
 def _holdout(task: Task) -> Run:
-    encoder, train, valid, test = splits(task.setting)
+    encoder, train, valid, test = splits(task.setting, task.hashes)
     model = _model(task.plan, encoder)
     gradients = first_gradients(model, next(train.in_order(task.plan.training.batch_size)), task.plan)
     progress = Trainer(model, train, valid, task.plan.training).fit(show=False)

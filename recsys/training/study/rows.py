@@ -25,18 +25,18 @@ __all__ = ["identity", "splits", "stream"]
 
 
 @functools.lru_cache(maxsize=2)
-def stream(setting: Setting) -> tuple[Encoder, Examples]:
+def stream(setting: Setting, hashes: int = 1) -> tuple[Encoder, Examples]:
     """All rows of a progressive study, in the order of time."""
     schema, data = _opened(setting.data, ("train", "valid", "test"))
     assert setting.bits is not None
-    return in_order_of_time(hashed(schema, setting.bits), data)
+    return in_order_of_time(hashed(schema, setting.bits, hashes), data)
 
 
 @functools.lru_cache(maxsize=2)
-def splits(setting: Setting) -> tuple[Encoder, Examples, Examples, Examples]:
+def splits(setting: Setting, hashes: int = 1) -> tuple[Encoder, Examples, Examples, Examples]:
     """Rows to train, to validate and to test on; the encoder learns from the first."""
     schema, train = _opened(setting.data, ("train",))
-    schema = schema if setting.bits is None else hashed(schema, setting.bits)
+    schema = schema if setting.bits is None else hashed(schema, setting.bits, hashes)
     encoder = Encoder.fit(schema, (table for table, _ in train.read(needed(schema))))
     others = [_opened(setting.data, (split,))[1] for split in ("valid", "test")]
     train_rows, valid, test = (Resident(Batch.concat(list(encoded(data, encoder)))) for data in (train, *others))

@@ -120,7 +120,7 @@ def study(config: Study, out: Path, *, workers: int = 1, show: bool = True) -> l
 
 
 def _task(config: Study, setting: Setting, arm: Arm, point: dict[str, Any], seed: int) -> Task:
-    return Task(setting, config.protocol, config.plan(arm, point, seed))
+    return Task(setting, config.protocol, config.plan(arm, point, seed), arm.hashes)
 
 
 def _tuned(config: Study, journal: Journal, workers: int, show: bool) -> dict[tuple[str, str], dict[str, Any]]:
