@@ -32,6 +32,7 @@ from recsys.errors import CheckpointError, ConfigError, DataError
 from recsys.files import make_folder, read_json, replacing, sha256, sweep, write_json, write_text
 from recsys.models.base import ModelConfig, RankingModel
 from recsys.models.registry import AnyModelConfig, build
+from recsys.shelves import shelf
 from recsys.threads import suited_threads
 
 __all__ = ["Checkpoint", "is_checkpoint", "load", "save"]
@@ -171,10 +172,13 @@ def _saved_config(checkpoint: Checkpoint) -> Any:
 def load(folder: str | Path) -> Checkpoint:
     """Read a checkpoint folder.
 
+    Args:
+        folder: Where it is, or the name of a model that recsys brings along, such as `wikipedia-dcn2`.
+
     Raises:
         CheckpointError: When a file is missing or altered, or the folder was made by a later version.
     """
-    folder = Path(folder)
+    folder = _found(Path(folder))
     seal = _seal(folder)
     for name, expected in seal.files.items():
         _check_file(folder, name, expected)
@@ -187,6 +191,12 @@ def load(folder: str | Path) -> Checkpoint:
     _read_weights(model, folder, [name for name in seal.files if name.endswith(".safetensors")])
     model.eval()
     return Checkpoint(seal.model, model, encoder, metrics, seal.training)
+
+
+def _found(folder: Path) -> Path:
+    """The folder itself, or the one of that name on the shelf."""
+    brought = shelf("models") / "pretrained" / folder.name
+    return brought if not folder.exists() and folder.name == str(folder) and is_checkpoint(brought) else folder
 
 
 def _seal(folder: Path) -> Seal:
