@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from recsys.data.sources import resolve
     from recsys.models.checkpoint import Checkpoint, load
     from recsys.scoring.local import score
+    from recsys.training.ranker import Ranker
     from recsys.training.recipe import Recipe
     from recsys.training.run import evaluate_on, train
 
@@ -31,6 +32,7 @@ __all__ = [
     "Checkpoint",
     "Encoder",
     "JaggedIds",
+    "Ranker",
     "Recipe",
     "Schema",
     "__version__",
@@ -47,6 +49,7 @@ _HOMES = {
     "Checkpoint": "models.checkpoint",
     "Encoder": "data.encoder",
     "JaggedIds": "data.batch",
+    "Ranker": "training.ranker",
     "Recipe": "training.recipe",
     "Schema": "data.schema",
     "describe": "data.describe",

@@ -32,9 +32,9 @@ def test_import_loads_nothing_heavy() -> None:
     assert not set(loaded) & (NEVER | LATE)
 
 
-def test_public_names_load_no_engine_and_no_plots() -> None:
+def test_public_names_but_the_scikit_learn_one_load_no_engine_and_no_plots() -> None:
     loaded = in_fresh_python(
-        "import recsys, sys, json; [getattr(recsys, name) for name in recsys.__all__]\n"
+        "import recsys, sys, json; [getattr(recsys, n) for n in recsys.__all__ if n != 'Ranker']\n"
         "print(json.dumps([m.split('.')[0] for m in sys.modules]))"
     )
     assert "torch" in loaded

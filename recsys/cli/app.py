@@ -33,6 +33,8 @@ COMMANDS = {
     "train": "train a model from a recipe",
     "eval": "measure a trained model on a file, alone or against another",
     "tune": "search a recipe's hyper-parameters for better ones",
+    "study": "compare arms over seeds under one protocol",
+    "progressive": "predict then learn, once through the rows in time: AUC over windows",
     "score": "score a file or a folder with a trained model",
     "bench": "measure recsys beside its peers on this machine",
     "doctor": "say what is installed, what fits together, and how to mend the rest",
@@ -45,7 +47,7 @@ USAGE = "\n".join(
         "Train recommenders and serve them at the lowest latency that your hardware allows.",
         "",
         "commands:",
-        *(f"  {name:<8}{summary}" for name, summary in COMMANDS.items()),
+        *(f"  {name:<13}{summary}" for name, summary in COMMANDS.items()),
         "",
         "options of every command:",
         "  --help    what the command takes",
@@ -110,7 +112,7 @@ def main(argv: Sequence[str]) -> int:
         print(f"recsys {argv[0]}: {' '.join(str(error).splitlines())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        again = "; the same command goes on where it was" if argv[0] in ("train", "tune", "score") else ""
+        again = "; the same command goes on where it was" if argv[0] in ("train", "tune", "study", "score") else ""
         print(f"recsys {argv[0]}: interrupted{again}", file=sys.stderr)
         return 130
     except BrokenPipeError:

@@ -46,8 +46,29 @@ def data(rows: int = 1_000_000, rounds: int = 5, only: tuple[str, ...] = (), fol
     return found
 
 
+def train(rows: int = 10_000, rounds: int = 3, only: tuple[str, ...] = ()) -> Result:
+    """Measure how many encoded rows a second an epoch of training takes, beside its peers.
+
+    Args:
+        rows: Rows of an epoch.
+        rounds: Epochs of each contender, interleaved; medians are printed.
+        only: The workloads to measure, such as `bits14`; by default all.
+    """
+    from recsys.bench.train import measure
+
+    found = measure(rows, rounds, only)
+    screen = console()
+    screen.print(_card(found["machine"], _train_facts(found)))
+    for row in found["rows"]:
+        screen.print(_train_table(row), _train_ratios(row), "", sep="\n")
+    for name, command in found["absent"].items():
+        screen.print(f"absent: {name}; it runs after `{command}`", markup=False)
+    return found
+
+
 BENCHES: dict[str, tuple[Callable[..., Result], str]] = {
     "data": (data, "rows a second encoded on one core from Parquet"),
+    "train": (train, "rows a second of an epoch of training"),
 }
 
 USAGE = "\n".join(
@@ -114,6 +135,44 @@ def _data_table(row: Mapping[str, Any]) -> Table:
 
 
 def _data_ratios(row: Mapping[str, Any]) -> str:
+    return f"recsys has {_ratios(row)}, and {row['share_of_bound']:.0%} of the bound"
+
+
+def _ratios(row: Mapping[str, Any]) -> str:
     ratios = {kind: row[f"ratio_{kind}"] for kind in ("stock", "tuned")}
     told = [f"{'–' if ratio is None else f'{ratio:.2f}'} × the best {kind} peer" for kind, ratio in ratios.items()]
-    return f"recsys has {' and '.join(told)}, and {row['share_of_bound']:.0%} of the bound"
+    return " and ".join(told)
+
+
+def _train_facts(found: Mapping[str, Any]) -> dict[str, str]:
+    return {
+        "rows": f"{found['rows'][0]['rows']:,}, Criteo-shaped and encoded: 13 numbers, 26 ids",
+        "step": f"{found['batch']:,} rows; embeddings of {found['rows'][0]['dim']} columns",
+        "figures": f"medians of {found['rounds']} interleaved epochs without validation; ratios by wall time",
+    }
+
+
+def _train_table(row: Mapping[str, Any]) -> Table:
+    """Ours, everybody else from the fastest on, and the bound."""
+    title = f"{row['workload']}: {row['rows']:,} rows, tables of {row['table_rows']:,} rows in all"
+    table = Table(title=title, title_justify="left")
+    for column in ("name", "class", "threads", "rows/s", "slowest to fastest", "cpu µs/row", "dcn2 / it"):
+        table.add_column(column, justify="left" if column in ("name", "class") else "right")
+    ours = row["ours"]
+    others = sorted([*row["also"], *row["peers"]], key=lambda one: float(one["us_per_row"]))
+    for one in (row["bound"], ours, *others):
+        table.add_row(
+            one["name"],
+            one["class"],
+            str(one["threads"]),
+            f"{one['rows_per_second']:,}",
+            f"{one['slowest']:,} – {one['fastest']:,}",
+            f"{one['cpu_us_per_row']:.2f}",
+            f"{one['us_per_row'] / ours['us_per_row']:.2f} ×" if one in others else "",
+        )
+    return table
+
+
+def _train_ratios(row: Mapping[str, Any]) -> str:
+    fuxictr = "–" if row["ratio_fuxictr"] is None else f"{row['ratio_fuxictr']:.2f}"
+    return f"dcn2 has {_ratios(row)}, {fuxictr} × the best of FuxiCTR's, and {row['share_of_bound']:.0%} of the bound"

@@ -16,7 +16,7 @@ from recsys.training.recipe import Recipe, TrainingConfig, find_recipe
 from recsys.training.run import train
 from recsys.training.trainer import Progress
 
-__all__ = ["main"]
+__all__ = ["main", "with_data"]
 
 PROG = "recsys train"
 
@@ -60,7 +60,7 @@ def _command(recipe: Recipe) -> Any:
             model: The model.
             training: How it is trained.
         """
-        changed = _with_data(recipe, source, schema, train, valid)
+        changed = with_data(recipe, source, schema, train, valid)
         return _run(changed.model_copy(update={"model": model, "training": training}), out, overwrite)
 
     command.__annotations__["model"] = model_class
@@ -68,10 +68,14 @@ def _command(recipe: Recipe) -> Any:
     return command
 
 
-def _with_data(
+def with_data(
     recipe: Recipe, source: str | None, schema: Path | None, train_files: tuple[Path, ...], valid: tuple[Path, ...]
 ) -> Recipe:
-    """The recipe with other data: a named source, or the user's own files."""
+    """The recipe with other data: a named source, or the user's own files.
+
+    Raises:
+        ConfigError: When own files come without a schema, or what is named does not fit together.
+    """
     if source is None and schema is None and not train_files and not valid:
         return recipe
     files = {"schema_file": schema, "train": train_files, "valid": valid}

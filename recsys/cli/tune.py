@@ -11,7 +11,7 @@ from rich.table import Table
 
 from recsys.cli.app import Result, call
 from recsys.cli.show import NAMES, console
-from recsys.cli.train import _with_data
+from recsys.cli.train import with_data
 from recsys.training.recipe import find_recipe
 from recsys.training.search import Choices, Range
 from recsys.training.tuned import Trial, Tuned
@@ -50,7 +50,7 @@ def command(
         valid: Files or folders that say when to stop, in place of the recipe's.
         overwrite: Start again even if the folder holds another search.
     """
-    recipe, screen = _with_data(find_recipe(name), source, schema, train, valid), console()
+    recipe, screen = with_data(find_recipe(name), source, schema, train, valid), console()
 
     def report(tuned: Tuned) -> None:
         screen.print(_line(tuned, tuned.trials[-1], trials), highlight=False, soft_wrap=True)

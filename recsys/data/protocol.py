@@ -25,12 +25,13 @@ def hashed(schema: Schema, bits: int, hashes: int = 1, seed: int = 42) -> Schema
         seed: Of the hash.
 
     Raises:
+        ConfigError: When there cannot be a table of so many rows.
         SchemaError: When a label is a regression's, whose scale only rows can tell.
     """
     for label in schema.labels:
         if label.kind != "binary":
             raise SchemaError(f"label `{label.name}` is a regression: the progressive protocol predicts binary labels")
-    encoding = Hashing(bits=bits, table=SHARED, seed=seed, hashes=hashes)
+    encoding = Hashing.parse({"bits": bits, "table": SHARED, "seed": seed, "hashes": hashes}, "the table of all values")
     return schema.model_copy(update={"features": tuple(_hashed(feature, encoding) for feature in schema.features)})
 
 

@@ -79,15 +79,23 @@ class SimLayer(nn.Module):
         activation: `identity` or `relu`.
     """
 
+    pairs: Tensor
+
     def __init__(self, fields: int, tasks: int = 1, activation: str = "identity") -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.zeros(fields * (fields - 1) // 2, tasks))
         self.activation = torch.relu if activation == "relu" else nn.Identity()
+        self.fields = fields
         self.register_buffer("pairs", torch.triu_indices(fields, fields, 1), persistent=False)
 
     def forward(self, embeddings: Tensor) -> Tensor:
         """[B, F, d] -> [B, tasks]."""
-        return self.activation(pairwise_dots(embeddings, self.pairs)) @ self.weight  # type: ignore[arg-type]
+        # All F² products against a strictly upper triangular v: picking the pairs would cost more, most of it in the
+        # gradient, which would be scattered back into [B, F, F].
+        upper = self.weight.new_zeros(self.fields, self.fields, self.weight.shape[1])
+        upper[self.pairs[0], self.pairs[1]] = self.weight
+        gram: Tensor = self.activation(embeddings @ embeddings.transpose(1, 2))
+        return gram.flatten(1) @ upper.flatten(0, 1)
 
 
 def pairwise_dots(embeddings: Tensor, pairs: Tensor) -> Tensor:

@@ -299,10 +299,11 @@ def _card(checkpoint: Checkpoint) -> str:
         f"- weights: {weights:,}",
     ]
     if training:
-        lines.append(
-            f"- trained on {data.get('source') or data.get('train')}: best of {training['epochs']} epochs was "
-            f"{training['best_epoch']}, {training['seconds']} s, {training['samples_per_second']:,} rows/s"
+        best = (
+            f"best of {training['epochs']} epochs was {training['best_epoch']}" if "best_epoch" in training else "once"
         )
+        spent = f"{training['seconds']} s, {training['samples_per_second']:,} rows/s"
+        lines.append(f"- trained on {data.get('source') or data.get('train')}: {best}, {spent}")
     for split, metrics in checkpoint.metrics.items():
         lines += ["", f"## {split}", "", "| metric | value | 95 % interval |", "|---|---|---|"]
         lines += [

@@ -30,7 +30,7 @@ from recsys.training.metrics import auc, log_loss
 from recsys.training.recipe import TrainingConfig
 from recsys.training.steps import Steps
 
-__all__ = ["Progressive", "in_order_of_time", "progressive", "window_aucs"]
+__all__ = ["Progressive", "check_measurable", "in_order_of_time", "progressive", "window_aucs"]
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ def progressive(
         ConfigError: When the loss is no number any more.
         DataError: When there are several labels, or fewer rows than one window.
     """
-    _check(model, rows, window)
+    check_measurable(model, rows, window)
     steps, scores, labels = Steps(model, config), [], []
     same_forward = not any(isinstance(m, torch.nn.Dropout) and m.p for m in model.modules())
     begun = time.monotonic()
@@ -118,9 +118,15 @@ def _predicted(model: RankingModel, batch: Batch) -> Tensor:
     return scores
 
 
-def _check(model: RankingModel, rows: Examples, window: int) -> None:
+def check_measurable(model: RankingModel, rows: Examples, window: int) -> None:
+    """Make sure that AUC over windows can be had.
+
+    Raises:
+        ConfigError: When a window is too small.
+        DataError: When there are several labels, or fewer rows than one window.
+    """
     if len(model.inputs.tasks) > 1 or model.inputs.tasks[0].kind != "binary":
-        raise DataError("the progressive protocol measures one binary label; the schema has others")
+        raise DataError("AUC over windows measures one binary label; the schema has others")
     if window < 2:
         raise ConfigError(f"expected windows of at least 2 rows, got {window}")
     if rows.rows < window:

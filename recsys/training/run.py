@@ -27,10 +27,10 @@ from recsys.models.checkpoint import Checkpoint, is_checkpoint, save
 from recsys.models.registry import AnyModelConfig, build
 from recsys.training.bootstrap import Interval, compare, evaluate
 from recsys.training.prepare import Prepared, outline, prepare
-from recsys.training.recipe import DataConfig, Recipe
+from recsys.training.recipe import DataConfig, Recipe, TrainingConfig
 from recsys.training.trainer import EVAL_BATCH, Progress, Trainer, predict_all
 
-__all__ = ["Metrics", "against", "evaluate_on", "plain", "train"]
+__all__ = ["Metrics", "against", "check_fit", "evaluate_on", "open_data", "plain", "train", "train_rows"]
 
 Metrics = dict[str, Any]
 """Metric name -> `Interval`; with several tasks, task name -> such a dict."""
@@ -61,8 +61,8 @@ def train(
         DataError: When the data cannot be read.
         SchemaError: When the data cannot feed the model.
     """
-    schema, rows = _data(recipe.data)
-    _check_fit(recipe.model, schema)
+    schema, rows = open_data(recipe.data)
+    check_fit(recipe.model, schema)
     lock = contextlib.nullcontext() if out is None else _claimed(out, recipe, overwrite)
     with lock:
         checkpoint = _trained(recipe, schema, rows, out, show, report)
@@ -70,6 +70,28 @@ def train(
             save(checkpoint, out, overwrite=True)
             shutil.rmtree(out / "training", ignore_errors=True)
     return checkpoint
+
+
+def train_rows(
+    model: AnyModelConfig, training: TrainingConfig, schema: Schema, train: Rows, valid: Rows, *, show: bool = True
+) -> Checkpoint:
+    """Train on rows that are at hand, such as Arrow tables or DataFrames; nothing is written.
+
+    Args:
+        model: The model's arguments.
+        training: How.
+        schema: What the columns mean.
+        train: Rows to train on.
+        valid: Rows that say when to stop.
+        show: Progress bars on standard error.
+
+    Raises:
+        DataError: When the rows are not as the schema says.
+        SchemaError: When the data cannot feed the model.
+    """
+    recipe = Recipe(model=model, data=DataConfig(source="rows in memory"), training=training)
+    check_fit(model, schema)
+    return _trained(recipe, schema, _opened(schema, train, valid), None, show, None)
 
 
 def _trained(
@@ -159,8 +181,12 @@ def _parts(batch: Batch) -> Iterator[Batch]:
     return Resident(batch).in_order(EVAL_BATCH)
 
 
-def _data(config: DataConfig) -> tuple[Schema, tuple[Dataset, Dataset]]:
-    """Schema, training rows and validation rows of a recipe."""
+def open_data(config: DataConfig) -> tuple[Schema, tuple[Dataset, Dataset]]:
+    """Schema, training rows and validation rows of a recipe.
+
+    Raises:
+        DataError: When a file is not there, or lacks a column that the schema names.
+    """
     if config.source is None:
         assert config.schema_file
         schema, train_files, valid_files = Schema.load(config.schema_file), config.train, config.valid
@@ -168,15 +194,24 @@ def _data(config: DataConfig) -> tuple[Schema, tuple[Dataset, Dataset]]:
         source = load_source(config.source)
         schema = Schema.load(config.schema_file or source.schema)
         train_files, valid_files = config.train or (source.train,), config.valid or (source.valid,)
+    return schema, _opened(schema, train_files, valid_files)
+
+
+def _opened(schema: Schema, train: Rows, valid: Rows) -> tuple[Dataset, Dataset]:
+    """Both data sets, with all the columns that are needed: what is wrong is said before anything is written."""
     columns = needed(schema)
-    train_data, valid_data = (Dataset(files, schema.format, columns) for files in (train_files, valid_files))
+    train_data, valid_data = (Dataset(rows, schema.format, columns) for rows in (train, valid))
     for data in (train_data, valid_data):
-        data.need(columns)  # say what is wrong before anything is written
-    return schema, (train_data, valid_data)
+        data.need(columns)
+    return train_data, valid_data
 
 
-def _check_fit(config: AnyModelConfig, schema: Schema) -> None:
-    """Build the model with tables of a few rows: what it cannot take is said before the data is read."""
+def check_fit(config: AnyModelConfig, schema: Schema) -> None:
+    """Build the model with tables of a few rows: what it cannot take is said before the data is read.
+
+    Raises:
+        SchemaError: When data of this schema cannot feed the model.
+    """
     with torch.random.fork_rng(devices=[]):
         build(config, outline(schema))
 
@@ -208,7 +243,7 @@ def _fingerprint(recipe: Recipe, encoder: Encoder, rows: tuple[Dataset, Dataset]
     How long to train and how often to save may change between a kill and the next call.
     """
     free = {"epochs", "patience", "save_seconds"}
-    digest = hashlib.sha256(recipe.model_dump_json(exclude={"data": True, "training": free}).encode())
+    digest = hashlib.sha256(recipe.model_dump_json(exclude={"data": True, "search": True, "training": free}).encode())
     digest.update(json.dumps(encoder.to_json(), sort_keys=True).encode())
     digest.update(json.dumps([data.identity() for data in rows]).encode())
     return digest.hexdigest()
@@ -230,7 +265,7 @@ def _account(recipe: Recipe, progress: Progress, prepared: Prepared) -> dict[str
     seconds = sum(record["seconds"] for record in progress.history)
     counts = {"train": prepared.encoder.fitted.counts, "valid": prepared.counts}
     return {
-        "recipe": recipe.model_dump(mode="json", exclude_none=True),
+        "recipe": recipe.model_dump(mode="json", exclude={"search"}, exclude_none=True),
         "epochs": len(progress.history),
         "best_epoch": progress.best_epoch + 1,
         "seconds": round(seconds, 1),

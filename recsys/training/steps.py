@@ -11,6 +11,7 @@ from torch import Tensor
 from recsys.data.batch import Batch
 from recsys.data.encoder import Task
 from recsys.models.base import RankingModel
+from recsys.training.optimizers import RowAdam
 from recsys.training.recipe import TrainingConfig
 
 __all__ = ["Steps", "task_loss"]
@@ -103,6 +104,6 @@ def _optimizers(model: RankingModel, config: TrainingConfig) -> list[torch.optim
     rate = config.table_learning_rate or config.learning_rate
     optimizers: list[torch.optim.Optimizer] = [torch.optim.AdamW(groups, lr=config.learning_rate)] if network else []
     if tables:
-        sparse = {"adam": torch.optim.SparseAdam, "adagrad": torch.optim.Adagrad}[config.table_optimizer]
+        sparse = {"adam": RowAdam, "adagrad": torch.optim.Adagrad}[config.table_optimizer]
         optimizers.append(sparse(tables, lr=rate))
     return optimizers

@@ -27,7 +27,7 @@ from recsys.models.checkpoint import is_checkpoint
 from recsys.models.registry import build
 from recsys.training.prepare import Prepared, prepare
 from recsys.training.recipe import Recipe
-from recsys.training.run import _check_fit, _data
+from recsys.training.run import check_fit, open_data
 from recsys.training.search import Choices, Range, encoded, search_space, whole
 from recsys.training.trainer import Progress, Trainer
 from recsys.training.tuned import FILES, Trial, Tuned, write
@@ -87,8 +87,8 @@ def tune(
     if trials < 1:
         raise ConfigError(f"expected at least one trial, got {trials}")
     engine = _optuna()
-    schema, rows = _data(recipe.data)
-    _check_fit(recipe.model, schema)
+    schema, rows = open_data(recipe.data)
+    check_fit(recipe.model, schema)
     if is_checkpoint(out):
         raise CheckpointError(f"{out}: holds a trained model; name another folder")
     make_folder(out)

@@ -58,7 +58,10 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.parametrize(
     ("name", "hint"),
-    [("trian", "did you mean `train`?"), ("xyz", "known: bench, data, demo, doctor, eval, score, train")],
+    [
+        ("trian", "did you mean `train`?"),
+        ("xyz", "known: bench, data, demo, doctor, eval, progressive, score, study, train, tune"),
+    ],
 )
 def test_an_unknown_command_is_one_line(name: str, hint: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([name]) == 2

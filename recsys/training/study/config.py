@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -46,7 +46,7 @@ class StudyData(Config):
     """Of a holdout study."""
     test: Files = ()
     """Of a holdout study."""
-    bits: tuple[int, ...] = ()
+    bits: tuple[Annotated[int, Field(ge=1, le=31)], ...] = ()
     """Each makes a setting: all values are hashed into one table of 2^bits rows. Without, the schema decides."""
     window: int = Field(20_000, ge=2)
     """Rows of a window, whose AUC is one measurement; the paper's are 20,000."""

@@ -34,13 +34,10 @@ def crossed_interval(measured: npt.NDArray[np.float64], level: float = 0.95) -> 
     sums = np.array([windows * np.square(rows).sum(), seeds * np.square(columns).sum(), np.square(rest).sum()])
     squares = np.divide(sums, freedom, out=np.zeros(3), where=freedom > 0)
     both = squares[0] + squares[1] - squares[2]
-    larger = int(squares[:2].argmax())
-    total = max(both, squares[larger])
+    total = max(both, squares[:2].max())
     if not total > 0:
         return Interval(mean, mean, mean) if measured.size > 1 else Interval(mean, math.nan, math.nan)
-    degrees = freedom[larger]
-    if both >= squares[larger]:
-        spread = np.divide(np.square(squares), freedom, out=np.zeros(3), where=freedom > 0).sum()
-        degrees = max(both**2 / spread, freedom[:2][freedom[:2] > 0].min())
+    spread = np.divide(np.square(squares), freedom, out=np.zeros(3), where=freedom > 0).sum()
+    degrees = max(total**2 / spread, freedom[:2][freedom[:2] > 0].min())
     reach = float(stats.t.ppf((1 + level) / 2, degrees)) * math.sqrt(total / measured.size)
     return Interval(mean, mean - reach, mean + reach)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Self
 
 import torch
@@ -17,10 +17,10 @@ from recsys.errors import ConfigError
 from recsys.models.base import RankingModel
 from recsys.models.registry import build
 from recsys.training.metrics import auc, log_loss
-from recsys.training.progressive import progressive, window_aucs
+from recsys.training.progressive import check_measurable, progressive, window_aucs
 from recsys.training.steps import Steps
 from recsys.training.study.config import Plan, Setting
-from recsys.training.study.rows import identity, splits, stream
+from recsys.training.study.rows import splits, stream
 from recsys.training.trainer import EVAL_BATCH, Trainer, predict_all
 
 __all__ = ["Run", "Task", "first_gradients", "measure"]
@@ -35,6 +35,8 @@ class Task:
     plan: Plan
     hashes: int = 1
     """Of each value, where values are hashed."""
+    identity: str = ""
+    """What `identity` says of the data; part of the key."""
 
     @property
     def seed(self) -> int:
@@ -45,7 +47,7 @@ class Task:
         """A checksum of what decides the result; what an arm or a data set is called does not."""
         decides = {
             "data": self.setting.data.model_dump(mode="json", exclude={"name", "bits"}),
-            "identity": identity(self.setting.data),
+            "identity": self.identity,
             "bits": self.setting.bits,
             "hashes": self.hashes,
             "protocol": self.protocol,
@@ -63,6 +65,10 @@ class Run:
         windows: AUC of each window of consecutive rows (progressive), or of test rows (holdout).
         auc: Of all these rows at once.
         log_loss: Of all these rows.
+        choice: What tuning compares, the higher the better: of a progressive run `value`, for each of its rows was
+            predicted before it was learnt from; of a holdout run what the validation rows say, never the test rows.
+            Of a run that diverged -inf.
+        rows: How many rows were measured.
         gradients: Part of the model -> root mean square of the first batch's gradient; of tables over the rows read.
         rows_per_second: Trained on one thread.
     """
@@ -71,25 +77,32 @@ class Run:
     windows: list[float]
     auc: float
     log_loss: float
+    choice: float = -math.inf
+    rows: int = 0
     gradients: dict[str, float] = field(default_factory=dict)
     rows_per_second: int = 0
 
     @property
     def value(self) -> float:
-        """Mean AUC of the windows that hold both classes; of a run that diverged -inf, so that no tuning keeps it."""
+        """Mean AUC of the windows that hold both classes; of a run that diverged nan."""
         known = [value for value in self.windows if math.isfinite(value)]
-        return sum(known) / len(known) if known else -math.inf
+        return sum(known) / len(known) if known else math.nan
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values, which know no nan."""
         values = asdict(self) | {"windows": [_or_none(value) for value in self.windows]}
-        return values | {"auc": _or_none(self.auc), "log_loss": _or_none(self.log_loss)}
+        return values | {name: _or_none(values[name]) for name in _NUMBERS}
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Self:
         """The run that `to_json` described; raises TypeError or KeyError for anything else."""
         windows = [_or_nan(value) for value in values["windows"]]
-        return cls(**values | {"windows": windows, **{name: _or_nan(values[name]) for name in ("auc", "log_loss")}})
+        found = cls(**values | {"windows": windows, **{name: _or_nan(values[name]) for name in _NUMBERS}})
+        return found if math.isfinite(found.choice) else replace(found, choice=-math.inf)
+
+
+_NUMBERS = ("auc", "log_loss", "choice")
+"""What may be no number."""
 
 
 def _or_none(value: float) -> float | None:
@@ -122,12 +135,14 @@ def _progressive(task: Task) -> Run:
     gradients = first_gradients(model, next(rows.in_order(task.plan.training.batch_size)), task.plan)
     found = progressive(model, rows, task.plan.training, task.setting.data.window, show=False)
     speed = rows.rows / max(found.seconds, 1e-9)
-    return Run(task.key(), list(found.aucs), found.auc, found.log_loss, gradients, round(speed))
+    choice = found.summary()["mean"]
+    return Run(task.key(), list(found.aucs), found.auc, found.log_loss, choice, rows.rows, gradients, round(speed))
 
 
 def _holdout(task: Task) -> Run:
     encoder, train, valid, test = splits(task.setting, task.hashes)
     model = _model(task.plan, encoder)
+    check_measurable(model, test, task.setting.data.window)
     gradients = first_gradients(model, next(train.in_order(task.plan.training.batch_size)), task.plan)
     progress = Trainer(model, train, valid, task.plan.training).fit(show=False)
     (scores,), labels, _ = predict_all([model], ((batch,) for batch in test.in_order(EVAL_BATCH)))
@@ -135,7 +150,8 @@ def _holdout(task: Task) -> Run:
     s, y = scores[:, 0], labels[:, 0]
     speed = sum(r["samples_per_second"] for r in progress.history) / len(progress.history)
     windows = list(window_aucs(s, y, task.setting.data.window))
-    return Run(task.key(), windows, float(auc(s, y)), float(log_loss(s, y)), gradients, round(speed))
+    whole = float(auc(s, y)), float(log_loss(s, y))
+    return Run(task.key(), windows, *whole, progress.best, test.rows, gradients, round(speed))
 
 
 def _model(plan: Plan, encoder: Encoder) -> RankingModel:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import functools
+import json
 from collections.abc import Sequence
-from typing import Any
 
 import pyarrow as pa
 
@@ -24,17 +24,25 @@ from recsys.training.study.config import Setting, StudyData
 __all__ = ["identity", "splits", "stream"]
 
 
-@functools.lru_cache(maxsize=2)
 def stream(setting: Setting, hashes: int = 1) -> tuple[Encoder, Examples]:
     """All rows of a progressive study, in the order of time."""
+    return _stream(setting, hashes, identity(setting.data))
+
+
+def splits(setting: Setting, hashes: int = 1) -> tuple[Encoder, Examples, Examples, Examples]:
+    """Rows to train, to validate and to test on; the encoder learns from the first."""
+    return _splits(setting, hashes, identity(setting.data))
+
+
+@functools.lru_cache(maxsize=2)
+def _stream(setting: Setting, hashes: int, identity: str) -> tuple[Encoder, Examples]:
     schema, data = _opened(setting.data, ("train", "valid", "test"))
     assert setting.bits is not None
     return in_order_of_time(hashed(schema, setting.bits, hashes), data)
 
 
 @functools.lru_cache(maxsize=2)
-def splits(setting: Setting, hashes: int = 1) -> tuple[Encoder, Examples, Examples, Examples]:
-    """Rows to train, to validate and to test on; the encoder learns from the first."""
+def _splits(setting: Setting, hashes: int, identity: str) -> tuple[Encoder, Examples, Examples, Examples]:
     schema, train = _opened(setting.data, ("train",))
     schema = schema if setting.bits is None else hashed(schema, setting.bits, hashes)
     encoder = Encoder.fit(schema, (table for table, _ in train.read(needed(schema))))
@@ -43,11 +51,15 @@ def splits(setting: Setting, hashes: int = 1) -> tuple[Encoder, Examples, Exampl
     return encoder, train_rows, valid, test
 
 
-def identity(data: StudyData) -> list[Any]:
-    """What changes when the rows do."""
+def identity(data: StudyData) -> str:
+    """What changes when the rows or their schema do."""
+    if data.synthetic is not None:
+        return ""
+    opened, rows = _opened(data, [split for split in ("train", "valid", "test") if data.source or getattr(data, split)])
+    schema = opened.model_dump(mode="json")
     if data.source is not None:
-        return [load_source(data.source).folder.name]
-    return [list(one) for one in Dataset([*data.train, *data.valid, *data.test]).identity()] if data.train else []
+        return json.dumps([load_source(data.source).folder.name, schema])  # named after its contents
+    return json.dumps([schema, *rows.identity()])
 
 
 def _opened(data: StudyData, splits: Sequence[str]) -> tuple[Schema, Dataset]:

@@ -6,8 +6,11 @@ import contextlib
 import json
 import multiprocessing
 import os
+import signal
+import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 from tqdm import tqdm
@@ -85,9 +88,27 @@ def _each(tasks: list[Task], workers: int) -> Iterator[Run]:
         yield from map(measure, tasks)
         return
     spawn = multiprocessing.get_context("spawn")  # a fork would inherit torch's threads
-    with ProcessPoolExecutor(min(workers, len(tasks)), spawn) as pool:
+    with ProcessPoolExecutor(min(workers, len(tasks)), spawn, _as_worker) as pool:
         try:
             for done in as_completed([pool.submit(measure, task) for task in tasks]):
                 yield done.result()
+        except BrokenProcessPool:
+            raise DataError(
+                "a process of the study was killed, perhaps for want of memory: give fewer workers; "
+                "the same command goes on where it was"
+            ) from None
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+def _as_worker() -> None:
+    """End at once on Ctrl-C, which reaches every process of a terminal, and when the process that waits is killed."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)

@@ -16,6 +16,7 @@ from recsys.training.bootstrap import Interval
 from recsys.training.study.config import Arm, Setting, Study
 from recsys.training.study.crossed import crossed_interval
 from recsys.training.study.measure import Run, Task
+from recsys.training.study.rows import identity
 from recsys.training.study.runs import Journal, carry_out
 
 __all__ = ["ArmResult", "SettingResult", "study"]
@@ -51,10 +52,15 @@ class ArmResult:
         """[seeds, windows] AUC."""
         return np.array([run.windows for run in self.runs], dtype=np.float64)
 
+    def spread(self) -> dict[str, float]:
+        """Median, least, greatest and standard deviation over the windows that hold both classes, of seeds' means."""
+        windows = self.windows()
+        known = windows[:, np.isfinite(windows).all(axis=0)].mean(axis=0)
+        return {name: float(f(known)) for name, f in _SPREADS.items()}
+
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values; what is not finite is None."""
-        per_window = np.nanmean(self.windows(), axis=0) if self.windows().size else np.array([math.nan])
-        spread = {name: float(f(per_window)) for name, f in _SPREADS.items()}
+        spread = self.spread()
         numbers = {"mean": self.mean, "std_over_seeds": self.std, "windows": spread}
         numbers |= {"auc": _mean(run.auc for run in self.runs), "log_loss": _mean(run.log_loss for run in self.runs)}
         parts = self.runs[0].gradients
@@ -68,7 +74,7 @@ class ArmResult:
         }
 
 
-_SPREADS: dict[str, Any] = {"median": np.nanmedian, "min": np.nanmin, "max": np.nanmax, "std": np.nanstd}
+_SPREADS: dict[str, Any] = {"median": np.median, "min": np.min, "max": np.max, "std": np.std}
 
 
 @dataclass(frozen=True)
@@ -111,28 +117,38 @@ def study(config: Study, out: Path, *, workers: int = 1, show: bool = True) -> l
     make_folder(out)
     with locked(out / ".lock"):
         journal = Journal(out / "runs.jsonl")
-        points = _tuned(config, journal, workers, show)
+        make = _Tasks(config, {data.name: identity(data) for data in config.data})
+        points = _tuned(make, journal, workers, show)
         pairs = [(setting, arm) for setting in config.settings() for arm in config.arm]
-        tasks = [_task(config, s, arm, points[s.name, arm.name], seed) for s, arm in pairs for seed in config.seeds]
+        tasks = [make.of(s, arm, points[s.name, arm.name], seed) for s, arm in pairs for seed in config.seeds]
         runs = iter(carry_out(tasks, journal, workers, show, "runs"))
         found = {(s.name, arm.name): [next(runs) for _ in config.seeds] for s, arm in pairs}
     return [_setting(config, setting, points, found) for setting in config.settings()]
 
 
-def _task(config: Study, setting: Setting, arm: Arm, point: dict[str, Any], seed: int) -> Task:
-    return Task(setting, config.protocol, config.plan(arm, point, seed), arm.hashes)
+@dataclass(frozen=True)
+class _Tasks:
+    """Makes the study's tasks; what the data is at present is asked once."""
+
+    config: Study
+    identities: dict[str, str]
+
+    def of(self, setting: Setting, arm: Arm, point: dict[str, Any], seed: int) -> Task:
+        plan = self.config.plan(arm, point, seed)
+        return Task(setting, self.config.protocol, plan, arm.hashes, self.identities[setting.data.name])
 
 
-def _tuned(config: Study, journal: Journal, workers: int, show: bool) -> dict[tuple[str, str], dict[str, Any]]:
-    """The best point of every arm's grid in every setting, by mean window AUC with the tuning seed."""
+def _tuned(make: _Tasks, journal: Journal, workers: int, show: bool) -> dict[tuple[str, str], dict[str, Any]]:
+    """The best point of every arm's grid in every setting, by what its runs with the tuning seed say."""
+    config = make.config
     pairs = [(setting, arm) for setting in config.settings() for arm in config.arm]
     if all(len(config.grid(arm)) == 1 for arm in config.arm):
         return {(setting.name, arm.name): config.grid(arm)[0] for setting, arm in pairs}
-    tasks = [_task(config, s, arm, point, config.tuning_seed) for s, arm in pairs for point in config.grid(arm)]
+    tasks = [make.of(s, arm, point, config.tuning_seed) for s, arm in pairs for point in config.grid(arm)]
     runs = iter(carry_out(tasks, journal, workers, show, "tuning"))
     chosen = {}
     for setting, arm in pairs:
-        values = [next(runs).value for _ in config.grid(arm)]
+        values = [next(runs).choice for _ in config.grid(arm)]
         if max(values) == -math.inf:
             raise ConfigError(f"arm `{arm.name}` diverges at every point of its grid on {setting.name}")
         chosen[setting.name, arm.name] = config.grid(arm)[values.index(max(values))]
@@ -146,7 +162,7 @@ def _setting(
     runs: dict[tuple[str, str], list[Run]],
 ) -> SettingResult:
     for arm in config.arm:
-        if any(not run.windows for run in runs[setting.name, arm.name]):
+        if any(math.isnan(run.value) for run in runs[setting.name, arm.name]):
             raise ConfigError(f"arm `{arm.name}` diverged on {setting.name} with one of the seeds; lower its rates")
     arms = [
         ArmResult(arm.name, points[setting.name, arm.name], runs[setting.name, arm.name], None) for arm in config.arm

@@ -1,0 +1,190 @@
+"""A study's results as files: JSON, CSV, markdown with pictures, and a section of a file that people write too."""
+
+from __future__ import annotations
+
+import csv
+import subprocess
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import recsys
+from recsys.errors import DataError
+from recsys.files import make_folder, replacing, write_json, write_text
+from recsys.machine import read_machine
+from recsys.training.study.config import Study
+from recsys.training.study.figures import figures
+from recsys.training.study.study import SettingResult
+from recsys.training.study.tables import LEAVES_OUT_0, Cells, gradients_cells, point_text, results_cells
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["made_on", "update_results", "write"]
+
+PROTOCOLS = {
+    "progressive": "Each model goes once through the rows in the order of time: it predicts a batch, and then learns "
+    "from it. Measured is AUC in windows of consecutive rows, none of which the model had seen when it predicted them.",
+    "holdout": "Each model is trained on the training rows and stopped by the validation rows. Measured is AUC in "
+    "windows of the test rows, on which nothing was chosen.",
+}
+
+CAPTIONS = {
+    "differences": "Difference to the baseline",
+    "bits": "Window AUC by the size of the table",
+    "windows": "Difference to the baseline along the rows",
+}
+
+
+def write(config: Study, results: Sequence[SettingResult], out: Path) -> None:
+    """Write ``study.json``, ``study.md``, ``runs.csv`` and the pictures into a folder.
+
+    Raises:
+        DataError: When the disk refuses.
+    """
+    make_folder(out)
+    made = made_on()
+    told = {"study": config.title, "settings": [result.to_json() for result in results], "made_on": made}
+    write_json(out / "study.json", told)
+    with replacing(out / "runs.csv") as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows(_run_lines(config, results))
+    links = _save(figures(config, results), out, "")
+    write_text(out / "study.md", _markdown(config, results, made, links, 1))
+
+
+def update_results(config: Study, results: Sequence[SettingResult], file: Path, name: str) -> None:
+    """Put tables and pictures between ``<!-- study: NAME -->`` and ``<!-- /study: NAME -->`` of a markdown file.
+
+    All else in it stays byte for byte; where it has no such section, or there is no file, one is added at its end. The
+    pictures go to ``results/NAME-*.png`` beside it.
+
+    Raises:
+        DataError: When one marker lacks the other, or the disk refuses.
+    """
+    text = _text(file)
+    begin, end = f"<!-- study: {name} -->", f"<!-- /study: {name} -->"
+    before, after = _around(text, begin, end, file)
+    folder = file.parent / "results"
+    links = {key: f"results/{link}" for key, link in _save(figures(config, results), folder, f"{name}-").items()}
+    section = _markdown(config, results, made_on(), links, 2)
+    with replacing(file) as temporary:
+        temporary.write_bytes(f"{before}{begin}\n{section}{end}{after}".encode())
+
+
+def _text(file: Path) -> str:
+    try:
+        return file.read_bytes().decode() if file.exists() else ""
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{file}: cannot be read as text: {error}") from None
+
+
+def _around(text: str, begin: str, end: str, file: Path) -> tuple[str, str]:
+    """What stands before and after the section."""
+    if begin not in text and end not in text:
+        gap = "" if not text else "\n" if text.endswith("\n") else "\n\n"
+        return text + gap, "\n"
+    before, _, rest = text.partition(begin)
+    _, closed, after = rest.partition(end)
+    if text.count(begin) != 1 or text.count(end) != 1 or not closed:
+        raise DataError(f"{file}: expected `{begin}` once and `{end}` once after it; mend the markers by hand")
+    return before, after
+
+
+def _save(drawn: Mapping[str, Figure], folder: Path, prefix: str) -> dict[str, str]:
+    """Name of each picture -> its file's name."""
+    make_folder(folder)
+    for key, figure in drawn.items():
+        with replacing(folder / f"{prefix}{key}.png") as temporary:
+            figure.savefig(temporary, dpi=120, format="png")
+    return {key: f"{prefix}{key}.png" for key in drawn}
+
+
+def _run_lines(config: Study, results: Sequence[SettingResult]) -> list[list[Any]]:
+    lines: list[list[Any]] = [["setting", "arm", "seed", "point", "mean", "auc", "log_loss", "rows_per_second"]]
+    for result in results:
+        for arm in result.arms:
+            for seed, run in zip(config.seeds, arm.runs, strict=True):
+                where = [result.setting.name, arm.arm, seed, point_text(arm.point)]
+                lines.append([*where, run.value, run.auc, run.log_loss, run.rows_per_second])
+    return lines
+
+
+def _markdown(
+    config: Study, results: Sequence[SettingResult], made: Mapping[str, Any], links: Mapping[str, str], level: int
+) -> str:
+    """The whole report, under a heading of `level`."""
+    lines = [f"{'#' * level} {config.title}", "", PROTOCOLS[config.protocol], "", *_facts(config, results), ""]
+    for result in results:
+        lines += _table(results_cells(config, result), level + 1)
+        lines += _table(gradients_cells(result), level + 2) if config.gradients else []
+    lines += [f"\\{LEAVES_OUT_0} the interval leaves out 0. It is of the mean over seeds and windows, both drawn at "
+              "random and paired with the baseline's.", ""]  # fmt: skip
+    for key, link in links.items():
+        lines += [f"![{CAPTIONS[key]}]({link})", ""]
+    return "\n".join([*lines, _made(made), ""])
+
+
+def _facts(config: Study, results: Sequence[SettingResult]) -> list[str]:
+    """Rows, windows, seeds, and how the arms were tuned."""
+    rows = {result.setting.data: result.arms[0].runs[0] for result in results}
+    told = [f"{data.name} {run.rows:,} rows in {len(run.windows)} windows of {data.window:,}"
+            for data, run in rows.items()]  # fmt: skip
+    seeds = f"{len(config.seeds)} seeds" if len(config.seeds) > 1 else "1 seed"
+    return [f"- measured: {'; '.join(told)}", f"- {seeds}: {', '.join(map(str, config.seeds))}", _budget(config)]
+
+
+def _budget(config: Study) -> str:
+    points = len(config.grid(config.arm[0]))
+    if points == 1 and not config.tune:
+        return "- not tuned: each arm is trained as it is written"
+    grid = "; ".join(f"{key.rpartition('.')[2]} {' | '.join(map(str, values))}" for key, values in config.tune.items())
+    own = [arm.name for arm in config.arm if arm.tune is not None]
+    told = f"- tuned: the best of {points} points for each arm in each setting, by seed {config.tuning_seed}, ({grid})"
+    return told + (f"; with a grid of its own: {', '.join(own)}" if own else "")
+
+
+def _table(cells: Cells, level: int) -> list[str]:
+    rule = ["---" if column < cells.left else "---:" for column in range(len(cells.header))]
+    lines = [_line(cells.header), _line(rule), *map(_line, cells.rows)]
+    return [f"{'#' * level} {cells.title}", "", *lines, ""]
+
+
+def _line(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|").replace("*", "\\*") for cell in cells) + " |"
+
+
+def made_on() -> dict[str, Any]:
+    """Machine, versions, date, and the commit when the working directory is a checkout of this project."""
+    import torch
+
+    machine = read_machine()
+    kept = {name: machine[name] for name in ("cpu", "cores", "system", "python", "recsys")}
+    today = datetime.now(UTC).date().isoformat()
+    return {**kept, "torch": torch.__version__, "date": today, "commit": _commit()}
+
+
+def _made(made: Mapping[str, Any]) -> str:
+    commit = f", commit {made['commit']}" if made["commit"] else ""
+    return (
+        f"Made on {made['date']}{commit}, by recsys {made['recsys']}, torch {made['torch']} and Python "
+        f"{made['python']}, on {made['cores']} cores of {made['cpu']} ({made['system']}), one thread a run."
+    )
+
+
+def _commit() -> str | None:
+    """The short name of the commit, marked if files were changed since; None outside of a checkout."""
+    top, head, changed = (_git(*words) for words in (
+        ("rev-parse", "--show-toplevel"), ("rev-parse", "--short=12", "HEAD"), ("status", "--porcelain", "-uno")
+    ))  # fmt: skip
+    if not top or not head or Path(top).resolve() != Path(recsys.__file__).resolve().parents[1]:
+        return None
+    return f"{head} with changes" if changed else head
+
+
+def _git(*words: str) -> str | None:
+    try:
+        done = subprocess.run(["git", *words], capture_output=True, text=True, timeout=30)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if not done.returncode else None
