@@ -260,8 +260,11 @@ def _write_weights(state: dict[str, Tensor], folder: Path) -> list[str]:
 
 
 def _save(arrays: dict[str, Any], path: Path) -> None:
+    path.touch()
+    mode = path.stat().st_mode  # safetensors would leave a file that its owner alone may read
     try:
         save_file(arrays, path)
+        path.chmod(mode)
     except SafetensorError as error:  # safetensors wraps what the disk says
         raise DataError(f"{path.parent}: the weights cannot be written: {error}") from None
 
