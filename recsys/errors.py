@@ -2,6 +2,7 @@
 
     RecsysError                 everything below; the command line prints it as one line and exits with 2
     ├── ConfigError             a recipe, an option or a TOML file says something that cannot be
+    │   └── DivergedError       a training's loss is no number any more
     ├── SchemaError             a schema contradicts itself, or does not fit the model or the data
     ├── DataError               a file or a column is missing, broken, or holds values it must not
     ├── CheckpointError         a run folder is incomplete, altered, or made by another version
@@ -12,7 +13,15 @@ A message says what was expected, what came, and what to do.
 
 from __future__ import annotations
 
-__all__ = ["CheckpointError", "ConfigError", "DataError", "MissingExtraError", "RecsysError", "SchemaError"]
+__all__ = [
+    "CheckpointError",
+    "ConfigError",
+    "DataError",
+    "DivergedError",
+    "MissingExtraError",
+    "RecsysError",
+    "SchemaError",
+]
 
 
 class RecsysError(Exception):
@@ -21,6 +30,10 @@ class RecsysError(Exception):
 
 class ConfigError(RecsysError):
     """A recipe, an option or a TOML file says something that cannot be."""
+
+
+class DivergedError(ConfigError):
+    """A training's loss is no number any more."""
 
 
 class SchemaError(RecsysError):

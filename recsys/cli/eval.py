@@ -34,6 +34,8 @@ def command(run: tyro.conf.Positional[Path], data: str, against: Path | None = N
     """
     path, counts, screen = resolve(data), Counts(), console()
     checkpoint = load(run)
+    if checkpoint.training.get("protocol", {}).get("name") == "progressive":
+        screen.print(f"note: {run} was trained in one pass over all rows of its data, those to test on among them")
     difference = None
     if against is None:
         metrics = plain(evaluate_on(checkpoint, path, counts, replicates))

@@ -77,7 +77,7 @@ def _command(recipe: Recipe) -> Any:
             model: The model.
             training: How steps are taken: batch size, optimisers, rates and seed.
         """
-        changed = with_data(recipe, source, schema, train, valid)
+        changed = with_data(recipe, source, schema, train, valid or train, PROG)  # nothing is held out
         changed = changed.model_copy(update={"model": model, "training": training})
         checkpoint, found = run_progressive(changed, bits, window, out, hashes=hashes, overwrite=overwrite)
         return _show(found, checkpoint.training, out)

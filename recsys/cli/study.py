@@ -37,7 +37,8 @@ def command(
     An interrupted study goes on where it was when the same command is given again.
 
     Args:
-        name: A study file (.toml), or one of recsys' own: dcn2.
+        name: A study file (.toml), or one of recsys' own: dcn2, recommended, hash-bits,
+            collision-weights, onlydense, holdout.
         out: Folder to write study.md, study.json, runs.csv and pictures to; its runs.jsonl keeps what is done.
         workers: Processes, one thread each; by default as many as there are cores. 0 runs all in this one.
         results: A markdown file whose section of this study is written anew.

@@ -69,7 +69,12 @@ def _command(recipe: Recipe) -> Any:
 
 
 def with_data(
-    recipe: Recipe, source: str | None, schema: Path | None, train_files: tuple[Path, ...], valid: tuple[Path, ...]
+    recipe: Recipe,
+    source: str | None,
+    schema: Path | None,
+    train_files: tuple[Path, ...],
+    valid: tuple[Path, ...],
+    prog: str = PROG,
 ) -> Recipe:
     """The recipe with other data: a named source, or the user's own files.
 
@@ -86,7 +91,7 @@ def with_data(
     if own_files:
         base |= {"source": None}
     data = base | {"source": source or base.get("source")} | {key: value for key, value in files.items() if value}
-    changed: Recipe = override(recipe, {"data": data}, PROG)
+    changed: Recipe = override(recipe, {"data": data}, prog)
     return changed
 
 

@@ -50,7 +50,7 @@ def command(
         valid: Files or folders that say when to stop, in place of the recipe's.
         overwrite: Start again even if the folder holds another search.
     """
-    recipe, screen = with_data(find_recipe(name), source, schema, train, valid), console()
+    recipe, screen = with_data(find_recipe(name), source, schema, train, valid, "recsys tune"), console()
 
     def report(tuned: Tuned) -> None:
         screen.print(_line(tuned, tuned.trials[-1], trials), highlight=False, soft_wrap=True)

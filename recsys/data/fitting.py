@@ -129,7 +129,7 @@ class Fitting:
         """Collect the rows that texts read: of several hashes all of them, as digits of one number."""
         rows = np.zeros(len(texts), dtype=np.int64)
         for part, name in enumerate(self.schema.parts(owner)[: 62 // how.bits]):
-            rows |= (hash_rows(texts, name, how.bits, how.seed) - (part > 0)) << (part * how.bits)
+            rows |= hash_rows(texts, name, how.bits, how.seed) << (part * how.bits)
         self.collisions[self.tables[owner.name]].add(owner.name, texts, rows)
 
     def learnt(self) -> Fitted:

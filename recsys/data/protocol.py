@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from recsys.data.schema import Bucketed, Feature, Hashing, LogSquare, Numeric, Schema
+from recsys.data.schema import Bucketed, Feature, Hashing, LogSquare, Numeric, Schema, Vocabulary
 from recsys.errors import SchemaError
 
 __all__ = ["SHARED", "hashed"]
 
 SHARED = "shared"
-"""Name of the one table."""
+"""Name of the one table, but where a feature has it."""
 
 
 def hashed(schema: Schema, bits: int, hashes: int = 1, seed: int = 42) -> Schema:
@@ -31,7 +31,9 @@ def hashed(schema: Schema, bits: int, hashes: int = 1, seed: int = 42) -> Schema
     for label in schema.labels:
         if label.kind != "binary":
             raise SchemaError(f"label `{label.name}` is a regression: the progressive protocol predicts binary labels")
-    encoding = Hashing.parse({"bits": bits, "table": SHARED, "seed": seed, "hashes": hashes}, "the table of all values")
+    taken = {feature.name for feature in schema.features}
+    name = next(name for name in (SHARED + "_" * n for n in range(len(taken) + 1)) if name not in taken)
+    encoding = Hashing.parse({"bits": bits, "table": name, "seed": seed, "hashes": hashes}, "the table of all values")
     return schema.model_copy(update={"features": tuple(_hashed(feature, encoding) for feature in schema.features)})
 
 
@@ -40,4 +42,4 @@ def _hashed(feature: Feature, encoding: Hashing) -> Feature:
         return Bucketed(
             name=feature.name, column=feature.column, side=feature.side, buckets=LogSquare(), encoding=encoding
         )
-    return feature if feature.shares else feature.model_copy(update={"encoding": encoding})
+    return feature.model_copy(update={"encoding": Vocabulary() if feature.shares else encoding})

@@ -57,7 +57,8 @@ class Hashing(Config):
     """Seed of the hash."""
     hashes: int = Field(1, ge=1, le=8)
     """How many rows a value reads, by as many hashes from as many tables. Each has embedding_dim / hashes columns and
-    they stand side by side: as many bytes as one, and two values seldom meet in all of them."""
+    they stand side by side: as many bytes as one (collision weights, one a row, apart), and two values seldom meet in
+    all of them."""
 
 
 Encoding = Annotated[Vocabulary | Hashing, Field(discriminator="kind")]

@@ -113,6 +113,8 @@ def build_tables(
             columns = dim if suffix else _columns(feature, config)
             tables[name] = Table(name, feature.rows, columns, feature.reserved)
             lookups.append(Lookup(feature.name + suffix, feature.name, name, pooling, feature.feature + suffix))
+    if first_order and embeddings:
+        _check_first_order({tables[n.table].dim for n in lookups if not n.name.endswith(FIRST_ORDER)}, inputs)
     _check_memory(list(tables.values()))
     return EmbeddingTables(
         features=[feature.name for feature in inputs.ids],
@@ -136,6 +138,20 @@ def _columns(feature: IdInput, config: ModelConfig) -> int:
             f"`{feature.feature}`, each of which gives as many of its columns"
         )
     return config.embedding_dim // feature.parts
+
+
+def _check_first_order(dims: set[int], inputs: Inputs) -> None:
+    """Look-ups of one dim lie side by side, so first-order terms would come between embeddings of several dims.
+
+    Raises:
+        ConfigError: When one dim of several is the number of tasks.
+    """
+    if len(dims) > 1 and len(inputs.tasks) in dims:
+        told = ", ".join(map(str, sorted(dims)))
+        raise ConfigError(
+            f"embeddings of {told} columns, some of {len(inputs.tasks)} as the first-order terms have: take another "
+            "embedding_dim, or as many hashes for all features"
+        )
 
 
 def _check_memory(tables: list[Table]) -> None:

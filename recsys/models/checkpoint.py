@@ -302,9 +302,8 @@ def _card(checkpoint: Checkpoint) -> str:
         f"- weights: {weights:,}",
     ]
     if training:
-        best = (
-            f"best of {training['epochs']} epochs was {training['best_epoch']}" if "best_epoch" in training else "once"
-        )
+        passes = f"best of {training['epochs']} epochs was {training.get('best_epoch')}"
+        best = passes if "best_epoch" in training else "one progressive pass"
         spent = f"{training['seconds']} s, {training['samples_per_second']:,} rows/s"
         lines.append(f"- trained on {data.get('source') or data.get('train')}: {best}, {spent}")
     for split, metrics in checkpoint.metrics.items():

@@ -23,7 +23,7 @@ from recsys.data.readers import Dataset
 from recsys.data.schema import Schema
 from recsys.data.stream import Examples, Resident, encoded, needed
 from recsys.data.times import times
-from recsys.errors import ConfigError, DataError
+from recsys.errors import ConfigError, DataError, DivergedError
 from recsys.models.base import RankingModel
 from recsys.threads import suited_threads
 from recsys.training.metrics import auc, log_loss
@@ -87,7 +87,7 @@ def progressive(
         show: A progress bar on standard error.
 
     Raises:
-        ConfigError: When the loss is no number any more.
+        DivergedError: When the loss is no number any more.
         DataError: When there are several labels, or fewer rows than one window.
     """
     check_measurable(model, rows, window)
@@ -102,7 +102,7 @@ def progressive(
             before = None if same_forward else _predicted(model, batch)
             loss, logits = steps.step(batch)
             if not math.isfinite(loss):
-                raise ConfigError(f"the loss became {loss} after {bar.n:,} rows; lower the learning rate")
+                raise DivergedError(f"the loss became {loss} after {bar.n:,} rows; lower the learning rate")
             assert batch.labels is not None
             scores.append(logits[:, 0].sigmoid() if before is None else before)
             labels.append(batch.labels[:, 0])

@@ -14,7 +14,7 @@ from recsys.data.readers import Dataset
 from recsys.data.schema import Schema
 from recsys.data.sources import load as load_source
 from recsys.errors import CheckpointError
-from recsys.files import make_folder, replacing
+from recsys.files import locked, make_folder, replacing
 from recsys.models.checkpoint import Checkpoint, is_checkpoint, save
 from recsys.models.registry import build
 from recsys.training.progressive import Progressive, in_order_of_time, progressive
@@ -60,7 +60,7 @@ def run_progressive(
     if out is not None:
         if is_checkpoint(out) and not overwrite:
             raise CheckpointError(f"{out}: holds a finished run; name another folder, or say overwrite")
-        make_folder(out)
+        make_folder(out.parent)
     schema, data = _opened(recipe.data)
     encoder, rows = in_order_of_time(hashed(schema, bits, hashes), data)
     with torch.random.fork_rng(devices=[]):
@@ -70,14 +70,15 @@ def run_progressive(
     metrics = {"progressive": {name: _alone(value) for name, value in found.summary().items()}}
     checkpoint = Checkpoint(recipe.model, model, encoder, metrics, _account(recipe, found, bits, hashes))
     if out is not None:
-        save(checkpoint, out, overwrite=True)
-        _write_windows(found, out)
+        with locked(out.with_name(f".{out.name}.lock")):
+            save(checkpoint, out, overwrite=True)
+            _write_windows(found, out)
     return checkpoint, found
 
 
 def _opened(config: DataConfig) -> tuple[Schema, Dataset]:
     """Schema, and all rows of a recipe's data."""
-    own = [*config.train, *config.valid]
+    own = list(dict.fromkeys([*config.train, *config.valid]))
     if config.source is None:
         assert config.schema_file
         schema, files = Schema.load(config.schema_file), own

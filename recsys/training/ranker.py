@@ -32,6 +32,10 @@ Bools = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float64]
 
 
+_STEPS, _LEAST = 50, 16
+"""Steps of an epoch at least, unless its batches would be smaller than this."""
+
+
 class RankerDataError(DataError, ValueError):
     """Rows that cannot be learnt from or predicted: a `DataError` that scikit-learn's tools know as ValueError."""
 
@@ -48,7 +52,7 @@ class Ranker(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-le
             columns as `recsys.describe` does, but what looks like a leak stays in.
         model_options: Arguments of the model, such as ``{"embedding_dim": 8}``.
         epochs: Most passes over the rows.
-        batch_size: Rows a step.
+        batch_size: Rows a step; by default the recipe's, or of few rows so many that an epoch has about 50 steps.
         learning_rate: Of the network, and of the tables if `training_options` says nothing else.
         training_options: Other fields of `TrainingConfig`, such as ``{"patience": 5}``.
         valid_share: Share of the rows of each class that are held out.
@@ -107,10 +111,10 @@ class Ranker(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-le
             SchemaError: When `schema` has several labels or no binary one, or cannot feed the model.
         """
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
-        recipe = self._recipe(seed)
         with _value_errors():
             table = _table(X)
             classes, ones = _two_classes(X, y)
+            recipe = self._recipe(seed, len(ones))
             label = _label(classes, table.column_names, y, self.schema)
             schema = _draft(table, label, ones) if self.schema is None else self.schema
             schema = schema.model_copy(update={"labels": (label,)})
@@ -145,7 +149,7 @@ class Ranker(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-le
         """ROC AUC: where few rows are clicks, accuracy says nothing."""
         return float(roc_auc_score(column_or_1d(y), self.predict_proba(X)[:, 1], sample_weight=sample_weight))
 
-    def _recipe(self, seed: int) -> Recipe:
+    def _recipe(self, seed: int, rows: int) -> Recipe:
         """The default recipe with what was given in its place."""
         if not 0 < self.valid_share < 1:
             raise ConfigError(f"Ranker: expected a valid_share between 0 and 1, got {self.valid_share}")
@@ -153,7 +157,9 @@ class Ranker(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-le
         training = {**(self.training_options or {}), **{k: v for k, v in given.items() if v is not None}}
         changes = {f"model.{name}": value for name, value in (self.model_options or {}).items()}
         changes |= {f"training.{name}": value for name, value in ({"seed": seed} | training).items()}
-        changed: Recipe = override(find_recipe(self.model), changes, "Ranker")
+        recipe = find_recipe(self.model)
+        few = {"training.batch_size": min(recipe.training.batch_size, max(rows // _STEPS, _LEAST))}
+        changed: Recipe = override(recipe, few | changes, "Ranker")
         return changed
 
     def _named(self, array: npt.NDArray[Any]) -> Any:

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from recsys.data.batch import Batch
 from recsys.data.stream import Examples
-from recsys.errors import ConfigError, DataError
+from recsys.errors import DataError, DivergedError
 from recsys.models.base import RankingModel
 from recsys.threads import suited_threads
 from recsys.training.metrics import auc, log_loss, rmse
@@ -166,7 +166,7 @@ class Trainer:
     def _step(self, batch: Batch) -> float:
         loss, _ = self.steps.step(batch)
         if not math.isfinite(loss):
-            raise ConfigError(f"the loss became {loss} in epoch {self.progress.epoch + 1}; lower the learning rate")
+            raise DivergedError(f"the loss became {loss} in epoch {self.progress.epoch + 1}; lower the learning rate")
         return loss
 
     def _close_epoch(self) -> None:

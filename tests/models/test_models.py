@@ -15,6 +15,7 @@ from recsys.data.batch import Batch
 from recsys.data.encoder import IdInput, Inputs, Task
 from recsys.errors import ConfigError, SchemaError
 from recsys.models.base import ModelConfig, RankingModel
+from recsys.models.ranking.deepfm import DeepFM
 from recsys.models.registry import MODELS, build, config_class
 from tests.helpers import CLICK, HISTORY, ITEM, RATING, TAGS, USER, batch_of, inputs, jagged, randomise, unpack
 
@@ -352,8 +353,8 @@ def test_two_hashes_make_one_embedding_side_by_side() -> None:
 @every
 def test_hashes_take_as_many_bytes_as_one(variant: str) -> None:
     def table_bytes(ids: tuple[IdInput, ...]) -> int:
-        model = model_of(variant, inputs(ids=ids))
-        return sum(rows.numel() for rows in model.tables.storages())
+        model = model_of(variant, inputs(ids=ids), collision_weights=False)
+        return sum(rows.numel() for rows in model.tables.parameters())
 
     if variant != "lr":
         one, two = table_bytes((USER, ITEM, HISTORY)), table_bytes(TWO_HASHES)
@@ -363,3 +364,15 @@ def test_hashes_take_as_many_bytes_as_one(variant: str) -> None:
 def test_an_embedding_that_hashes_cannot_share_is_refused() -> None:
     with pytest.raises(ConfigError, match="embedding_dim 5 is no multiple of the 2 hashes of feature `user`"):
         model_of("dcn2", inputs(ids=TWO_HASHES), embedding_dim=5)
+
+
+def test_deepfm_reads_every_column_of_several_hashes() -> None:
+    model = model_of("deepfm", inputs(ids=TWO_HASHES))
+    assert isinstance(model, DeepFM)
+    assert model.layout.width - 3 == model.width  # three first-order terms come last
+
+
+def test_first_order_terms_between_embeddings_of_several_dims_are_refused() -> None:
+    what = inputs(ids=(*TWO_HASHES, TAGS), tasks=(CLICK, RATING))
+    with pytest.raises(ConfigError, match="embeddings of 2, 4 columns, some of 2 as the first-order terms have"):
+        model_of("deepfm", what, embedding_dim=4)

@@ -80,7 +80,7 @@ def test_what_is_not_given_is_the_recipes(few: Data) -> None:
     recipe = find_recipe("dcn2")
     ranker = recsys.Ranker("dcn2", epochs=1, training_options={"patience": 7}, random_state=0).fit(*few)
     kept = ranker.checkpoint_.training["recipe"]["training"]
-    changed = {"epochs": 1, "patience": 7, "seed": kept["seed"]}
+    changed = {"epochs": 1, "patience": 7, "seed": kept["seed"], "batch_size": 16}  # few rows: more steps an epoch
     assert ranker.checkpoint_.config == recipe.model
     assert kept == recipe.training.model_dump(mode="json", exclude_none=True) | changed
 

@@ -60,6 +60,11 @@ class StudyData(Config):
             raise ValueError(f"data `{self.name}`: your own files need a `schema_file`")
         return self
 
+    def below(self, folder: Path) -> Self:
+        """The same with relative paths taken from `folder`."""
+        files = {name: tuple(folder / file for file in getattr(self, name)) for name in ("train", "valid", "test")}
+        return self.model_copy(update=files | {"schema_file": self.schema_file and folder / self.schema_file})
+
 
 class Arm(Config):
     """One thing that is compared: a model with its arguments, and how it is trained."""
@@ -107,6 +112,11 @@ class Study(Config):
         for what, names in (("arms", [a.name for a in self.arm]), ("data sets", [d.name for d in self.data])):
             if len(set(names)) < len(names):
                 raise ValueError(f"two {what} have one name")
+        for what, values in (("seeds", self.seeds), *((f"bits of `{data.name}`", data.bits) for data in self.data)):
+            if len(set(values)) < len(values):
+                raise ValueError(f"{what}: a value stands twice")
+        for axes in (self.tune, *(arm.tune or {} for arm in self.arm)):
+            _check_axes(axes)
         if self.baseline not in (names := [arm.name for arm in self.arm]):
             raise ValueError(f"baseline `{self.baseline}` is no arm: {nearest(self.baseline, names)}")
         if self.tuning_seed in self.seeds and any(len(grid) > 1 for grid in map(self.grid, self.arm)):
@@ -125,13 +135,8 @@ class Study(Config):
         Raises:
             ConfigError: With the file's name, for anything that does not fit.
         """
-        values = read_toml(path)
-        for data in values.get("data", []) if isinstance(values.get("data"), list) else []:
-            for key in {"schema_file", "train", "valid", "test"} & set(data):
-                listed = isinstance(data[key], list)
-                found = [path.parent / file for file in (data[key] if listed else [data[key]])]
-                data[key] = found if listed else found[0]
-        study = cls.parse(values, str(path))
+        study = cls.parse(read_toml(path), str(path))
+        study = study.model_copy(update={"data": tuple(data.below(path.parent) for data in study.data)})
         for arm in study.arm:
             for point in study.grid(arm):
                 study.plan(arm, point, 0, str(path))
@@ -157,6 +162,14 @@ class Study(Config):
         where = f"{where}: arm `{arm.name}`"
         found: Plan = override(Plan.parse(values, where), changes, where)
         return found
+
+
+def _check_axes(axes: dict[str, tuple[Value, ...]]) -> None:
+    for key, values in axes.items():
+        if key in ("training.seed", "model.name"):
+            raise ValueError(f"tune: `{key}` is no setting of an arm")
+        if not values or len(set(values)) < len(values):
+            raise ValueError(f"tune: `{key}`: expected values, each once, got {list(values)}")
 
 
 class Plan(Config):

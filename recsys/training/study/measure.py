@@ -13,7 +13,7 @@ from torch import Tensor
 
 from recsys.data.batch import Batch
 from recsys.data.encoder import Encoder
-from recsys.errors import ConfigError
+from recsys.errors import DivergedError
 from recsys.models.base import RankingModel
 from recsys.models.registry import build
 from recsys.training.metrics import auc, log_loss
@@ -24,6 +24,9 @@ from recsys.training.study.rows import splits, stream
 from recsys.training.trainer import EVAL_BATCH, Trainer, predict_all
 
 __all__ = ["Run", "Task", "first_gradients", "measure"]
+
+
+_NO_FILES: dict[str, Any] = {"schema_file": None, "train": (), "valid": (), "test": ()}
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,8 @@ class Task:
     def key(self) -> str:
         """A checksum of what decides the result; what an arm or a data set is called does not."""
         decides = {
-            "data": self.setting.data.model_dump(mode="json", exclude={"name", "bits"}),
+            # Where own files lie is no matter: `identity` knows them.
+            "data": self.setting.data.model_copy(update=_NO_FILES).model_dump(mode="json", exclude={"name", "bits"}),
             "identity": self.identity,
             "bits": self.setting.bits,
             "hashes": self.hashes,
@@ -71,6 +75,7 @@ class Run:
         rows: How many rows were measured.
         gradients: Part of the model -> root mean square of the first batch's gradient; of tables over the rows read.
         rows_per_second: Trained on one thread.
+        made: Versions and commit that it was run with.
     """
 
     key: str
@@ -81,6 +86,7 @@ class Run:
     rows: int = 0
     gradients: dict[str, float] = field(default_factory=dict)
     rows_per_second: int = 0
+    made: str = ""
 
     @property
     def value(self) -> float:
@@ -123,7 +129,7 @@ def measure(task: Task) -> Run:
     torch.set_num_threads(1)
     try:
         return _progressive(task) if task.protocol == "progressive" else _holdout(task)
-    except ConfigError:  # the loss became nan: that, too, is a result of a learning rate
+    except DivergedError:  # the loss became nan: that, too, is a result of a learning rate
         return Run(task.key(), [], math.nan, math.nan)
     finally:
         torch.set_num_threads(before)

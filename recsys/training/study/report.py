@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import csv
-import subprocess
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import recsys
 from recsys.errors import DataError
 from recsys.files import make_folder, replacing, write_json, write_text
 from recsys.machine import read_machine
@@ -29,6 +27,11 @@ PROTOCOLS = {
     "holdout": "Each model is trained on the training rows and stopped by the validation rows. Measured is AUC in "
     "windows of the test rows, on which nothing was chosen.",
 }
+
+FOOTNOTE = (
+    "the interval leaves out 0. It is of the mean over seeds and windows, both drawn at random, neighbouring windows "
+    "being alike, and paired with the baseline's. Of many such intervals one in twenty leaves out 0 by chance."
+)
 
 CAPTIONS = {
     "differences": "Difference to the baseline",
@@ -69,7 +72,10 @@ def update_results(config: Study, results: Sequence[SettingResult], file: Path, 
     links = {key: f"results/{link}" for key, link in _save(figures(config, results), folder, f"{name}-").items()}
     section = _markdown(config, results, made_on(), links, 2)
     with replacing(file) as temporary:
-        temporary.write_bytes(f"{before}{begin}\n{section}{end}{after}".encode())
+        written = f"{begin}\n{section}{end}"
+        if "\r\n" in text:
+            written = written.replace("\n", "\r\n")
+        temporary.write_bytes(f"{before}{written}{after}".encode())
 
 
 def _text(file: Path) -> str:
@@ -118,11 +124,10 @@ def _markdown(
     for result in results:
         lines += _table(results_cells(config, result), level + 1)
         lines += _table(gradients_cells(result), level + 2) if config.gradients else []
-    lines += [f"\\{LEAVES_OUT_0} the interval leaves out 0. It is of the mean over seeds and windows, both drawn at "
-              "random and paired with the baseline's.", ""]  # fmt: skip
+    lines += [f"\\{LEAVES_OUT_0} {FOOTNOTE}", ""]
     for key, link in links.items():
         lines += [f"![{CAPTIONS[key]}]({link})", ""]
-    return "\n".join([*lines, _made(made), ""])
+    return "\n".join([*lines, _made(made, results), ""])
 
 
 def _facts(config: Study, results: Sequence[SettingResult]) -> list[str]:
@@ -140,7 +145,9 @@ def _budget(config: Study) -> str:
         return "- not tuned: each arm is trained as it is written"
     grid = "; ".join(f"{key.rpartition('.')[2]} {' | '.join(map(str, values))}" for key, values in config.tune.items())
     own = [arm.name for arm in config.arm if arm.tune is not None]
-    told = f"- tuned: the best of {points} points for each arm in each setting, by seed {config.tuning_seed}, ({grid})"
+    rows = "on the rows that are measured" if config.protocol == "progressive" else "on the validation rows"
+    told = f"- tuned: the best of {points} points for each arm in each setting, by seed {config.tuning_seed} {rows}"
+    told += f" ({grid})" if grid else ""
     return told + (f"; with a grid of its own: {', '.join(own)}" if own else "")
 
 
@@ -155,36 +162,19 @@ def _line(cells: Sequence[str]) -> str:
 
 
 def made_on() -> dict[str, Any]:
-    """Machine, versions, date, and the commit when the working directory is a checkout of this project."""
+    """Machine, versions and date."""
     import torch
 
     machine = read_machine()
     kept = {name: machine[name] for name in ("cpu", "cores", "system", "python", "recsys")}
     today = datetime.now(UTC).date().isoformat()
-    return {**kept, "torch": torch.__version__, "date": today, "commit": _commit()}
+    return {**kept, "torch": torch.__version__, "date": today}
 
 
-def _made(made: Mapping[str, Any]) -> str:
-    commit = f", commit {made['commit']}" if made["commit"] else ""
+def _made(made: Mapping[str, Any], results: Sequence[SettingResult]) -> str:
+    versions = sorted({run.made for result in results for arm in result.arms for run in arm.runs})
+    told = f"Runs of {'; '.join(versions)}."
     return (
-        f"Made on {made['date']}{commit}, by recsys {made['recsys']}, torch {made['torch']} and Python "
-        f"{made['python']}, on {made['cores']} cores of {made['cpu']} ({made['system']}), one thread a run."
+        f"Written on {made['date']} by Python {made['python']} on {made['cores']} cores of {made['cpu']} "
+        f"({made['system']}), one thread a run. {told}"
     )
-
-
-def _commit() -> str | None:
-    """The short name of the commit, marked if files were changed since; None outside of a checkout."""
-    top, head, changed = (_git(*words) for words in (
-        ("rev-parse", "--show-toplevel"), ("rev-parse", "--short=12", "HEAD"), ("status", "--porcelain", "-uno")
-    ))  # fmt: skip
-    if not top or not head or Path(top).resolve() != Path(recsys.__file__).resolve().parents[1]:
-        return None
-    return f"{head} with changes" if changed else head
-
-
-def _git(*words: str) -> str | None:
-    try:
-        done = subprocess.run(["git", *words], capture_output=True, text=True, timeout=30)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout.strip() if not done.returncode else None

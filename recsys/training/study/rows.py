@@ -19,9 +19,9 @@ from recsys.data.synthetic import STARTS, Synthetic, chunks
 from recsys.data.synthetic import schema as synthetic_schema
 from recsys.errors import DataError
 from recsys.training.progressive import in_order_of_time
-from recsys.training.study.config import Setting, StudyData
+from recsys.training.study.config import Setting, StudyData, SyntheticRows
 
-__all__ = ["identity", "splits", "stream"]
+__all__ = ["identity", "schema_of", "splits", "stream"]
 
 
 def stream(setting: Setting, hashes: int = 1) -> tuple[Encoder, Examples]:
@@ -49,6 +49,16 @@ def _splits(setting: Setting, hashes: int, identity: str) -> tuple[Encoder, Exam
     others = [_opened(setting.data, (split,))[1] for split in ("valid", "test")]
     train_rows, valid, test = (Resident(Batch.concat(list(encoded(data, encoder)))) for data in (train, *others))
     return encoder, train_rows, valid, test
+
+
+def schema_of(setting: Setting, hashes: int = 1) -> Schema:
+    """The schema that a setting's rows are encoded by."""
+    data = setting.data
+    if data.synthetic is not None:
+        found = synthetic_schema(_world(data.synthetic))
+    else:
+        found = Schema.load(data.schema_file or load_source(data.source or "").schema)
+    return found if setting.bits is None else hashed(found, setting.bits, hashes)
 
 
 def identity(data: StudyData) -> str:
@@ -81,8 +91,13 @@ def _opened(data: StudyData, splits: Sequence[str]) -> tuple[Schema, Dataset]:
 def _made(data: StudyData, splits: Sequence[str]) -> tuple[Schema, Dataset]:
     """Synthetic rows; a stream takes its rows from where a training does."""
     assert data.synthetic is not None
-    config = Synthetic.model_validate(data.synthetic.model_dump(exclude={"rows"}))
-    rows = data.synthetic.rows
-    wanted = [("train", rows)] if len(splits) > 1 else [(s, rows if s == "train" else rows // 10) for s in splits]
+    config, rows = _world(data.synthetic), data.synthetic.rows
+    wanted = (
+        [("train", rows)] if len(splits) > 1 else [(s, rows if s == "train" else max(rows // 10, 1)) for s in splits]
+    )
     tables = [table for split, n in wanted for table in chunks(config, n, STARTS[split])]
     return synthetic_schema(config), Dataset(pa.concat_tables(tables))
+
+
+def _world(rows: SyntheticRows) -> Synthetic:
+    return Synthetic.model_validate(rows.model_dump(exclude={"rows"}))

@@ -11,12 +11,14 @@ import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from dataclasses import replace
 from pathlib import Path
 
 from tqdm import tqdm
 
 from recsys.errors import DataError
 from recsys.files import make_folder
+from recsys.training.study.made import made_with
 from recsys.training.study.measure import Run, Task, measure
 
 __all__ = ["Journal", "carry_out"]
@@ -76,9 +78,10 @@ def carry_out(tasks: Sequence[Task], journal: Journal, workers: int, show: bool,
     open_ = {key: task for key, task in zip(keys, tasks, strict=True) if key not in journal.runs}
     bar = tqdm(total=len(set(keys)), initial=len(set(keys)) - len(open_), desc=what, unit=" runs",
                disable=None if show else True)  # fmt: skip
+    made = made_with() if open_ else ""
     with bar:
         for run in _each(list(open_.values()), workers):
-            journal.add(run)
+            journal.add(replace(run, made=made))
             bar.update()
     return [journal.runs[key] for key in keys]
 

@@ -13,10 +13,11 @@ import numpy as np
 from recsys.errors import ConfigError
 from recsys.files import locked, make_folder
 from recsys.training.bootstrap import Interval
+from recsys.training.run import check_fit
 from recsys.training.study.config import Arm, Setting, Study
 from recsys.training.study.crossed import crossed_interval
 from recsys.training.study.measure import Run, Task
-from recsys.training.study.rows import identity
+from recsys.training.study.rows import identity, schema_of
 from recsys.training.study.runs import Journal, carry_out
 
 __all__ = ["ArmResult", "SettingResult", "study"]
@@ -113,7 +114,14 @@ def study(config: Study, out: Path, *, workers: int = 1, show: bool = True) -> l
     Raises:
         ConfigError: When an arm diverges at every point of its grid, or with a seed.
         DataError: When data cannot be read, or the disk refuses.
+        SchemaError: When the data of a setting cannot feed the model of an arm.
     """
+    if workers < 0:
+        raise ConfigError(f"expected workers of at least 0, got {workers}")
+    for setting in config.settings():
+        for arm in config.arm:
+            for point in config.grid(arm):
+                check_fit(config.plan(arm, point, 0).model, schema_of(setting, arm.hashes))
     make_folder(out)
     with locked(out / ".lock"):
         journal = Journal(out / "runs.jsonl")

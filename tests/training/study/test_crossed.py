@@ -47,11 +47,11 @@ def test_by_hand_with_a_remainder() -> None:
     assert (found.value, found.low, found.high) == pytest.approx((3.5, 3.5 - reach, 3.5 + reach))
 
 
-@pytest.mark.parametrize("shape", [(1, 12), (12, 1)])
+@pytest.mark.parametrize("shape", [(1, 7), (12, 1)])
 def test_of_one_seed_or_one_window_it_is_student_t(shape: tuple[int, int]) -> None:
-    values = drawn(0, (1, 12), (0, 1, 0)).reshape(shape)
+    values = drawn(0, (1, max(shape)), (0, 1, 0)).reshape(shape)
     found = crossed_interval(values, level=0.9)
-    low, high = stats.t.interval(0.9, 11, loc=values.mean(), scale=stats.sem(values.ravel()))
+    low, high = stats.t.interval(0.9, max(shape) - 1, loc=values.mean(), scale=stats.sem(values.ravel()))
     assert (found.low, found.high) == pytest.approx((low, high))
 
 
@@ -96,10 +96,26 @@ def test_it_scales_with_the_values_and_turns_with_their_sign(values: npt.NDArray
     assert (turned.low, turned.high) == pytest.approx((-here.high, -here.low), abs=1e-9)
 
 
+@pytest.mark.parametrize("correlation", [0.3, 0.5])
+@pytest.mark.parametrize("std", [(0.3, 1, 1), (0, 1, 0.5)], ids=str)
+def test_intervals_of_windows_that_are_alike_hold_it_too(std: tuple[float, float, float], correlation: float) -> None:
+    """Taken for independent, windows of correlation .5 gave intervals that held the truth 82 times of 100."""
+    held = 0
+    for seed in range(1000):
+        rng = np.random.default_rng(seed)
+        windows = rng.normal(size=50)
+        for w in range(1, 50):
+            windows[w] = correlation * windows[w - 1] + math.sqrt(1 - correlation**2) * windows[w]
+        noise = rng.normal(0, std[0], (5, 1)) + rng.normal(0, std[2], (5, 50))
+        found = crossed_interval(std[1] * windows + noise)
+        held += found.low <= 0 <= found.high
+    assert 910 <= held <= 980
+
+
 @given(TABLES)
-def test_the_order_of_seeds_and_windows_is_nothing(values: npt.NDArray[np.float64]) -> None:
+def test_the_order_of_seeds_and_the_direction_of_time_are_nothing(values: npt.NDArray[np.float64]) -> None:
     here = crossed_interval(values)
-    there = crossed_interval(values[::-1, ::-1].T)
+    there = crossed_interval(values[::-1, ::-1])
     assert (there.low, there.high) == pytest.approx((here.low, here.high), abs=1e-9)
 
 
