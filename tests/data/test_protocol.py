@@ -116,3 +116,17 @@ def test_bits_bound_the_rows() -> None:
 def test_a_regression_is_refused() -> None:
     with pytest.raises(SchemaError, match="label `rating` is a regression"):
         hashed(toy.TWO_TASKS, 8)
+
+
+def test_what_it_makes_is_a_schema_whatever_features_are_called() -> None:
+    encoding = Hashing(bits=3)
+    odd = Schema(
+        labels=(Label(name="label"),),
+        features=(
+            Categorical(name=SHARED, encoding=encoding),
+            Sequence(name="history", shares=SHARED, encoding=encoding),
+        ),
+    )
+    found = hashed(odd, 5, hashes=2)
+    assert Schema.parse(found.model_dump(mode="json"), "x") == found
+    assert found.table(found.id_features[1]) == found.table(found.id_features[0]) == SHARED + "_"

@@ -10,14 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+import recsys
 from recsys.errors import DataError
 from recsys.training.bootstrap import Interval
 from recsys.training.study import report
 from recsys.training.study.config import Study
 from recsys.training.study.figures import figures
+from recsys.training.study.made import made_with
 from recsys.training.study.report import made_on, update_results, write
 from recsys.training.study.study import SettingResult
 from recsys.training.study.tables import difference, gradients_cells, point_text, results_cells
@@ -73,7 +76,7 @@ def test_the_markdown_says_what_was_done(written: Path) -> None:
     assert "predicts a batch, and then learns from it" in text
     assert "one 500 rows in 5 windows of 100" in text
     assert "- 3 seeds: 1, 2, 3" in text
-    assert "the best of 2 points for each arm in each setting, by seed 0, (learning_rate 0.01 | 0.1)" in text
+    assert "the best of 2 points for each arm in each setting, by seed 0 on the rows that are measured (" in text
     assert "| a\\|b | learning_rate 0.01 |" in text
     assert "| c\\* |" in text
     assert "2.0e-09" in text
@@ -98,7 +101,8 @@ def test_what_stands_outside_of_the_section_stays(newline: str, tmp_path: Path) 
     file.write_bytes(f"{before}{BEGIN}{newline}old{newline}{END}{after}".encode())
     update_results(config_of(), results_of()[:3], file, "mine")
     once = file.read_bytes().decode()
-    assert once.startswith(before + BEGIN + "\n## Which?\n")
+    assert once.startswith(f"{before}{BEGIN}{newline}## Which?{newline}")
+    assert once.count("\n") == once.count(newline)
     assert once.endswith(END + after)
     assert "old" not in once
     links = [link for link in ("differences", "bits", "windows") if f"](results/mine-{link}.png)" in once]
@@ -194,12 +198,13 @@ def test_points_in_few_words() -> None:
 
 def test_a_commit_only_inside_of_a_checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert made_on()["commit"] is None
+    alone = f"recsys {recsys.__version__}, torch {torch.__version__}"
+    assert made_with() == alone
     subprocess.run(["git", "init", "-q"], check=True)
-    assert made_on()["commit"] is None  # another project's
+    assert made_with() == alone  # another project's
 
     def absent(*words: object, **options: object) -> None:
         raise FileNotFoundError("git")
 
     monkeypatch.setattr(subprocess, "run", absent)
-    assert made_on()["commit"] is None
+    assert made_with() == alone

@@ -6,6 +6,9 @@ import json
 import math
 import os
 import shutil
+import subprocess
+import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +16,9 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import tomli_w
 
+import recsys
 from recsys.errors import ConfigError, DataError
 from recsys.training.study import runs as carried
 from recsys.training.study.config import Study, find_study
@@ -258,6 +263,64 @@ def test_what_cannot_be_is_refused(files: dict[str, Path], changes: dict[str, An
     with pytest.raises(ConfigError) as error:
         small.of(files, **changes)
     assert message in str(error.value)
+
+
+def test_an_arm_that_cannot_be_built_is_said_before_any_run(
+    files: dict[str, Path], tmp_path: Path, done: list[Task]
+) -> None:
+    odd = [*small.ARMS, {"name": "odd", "model": {"name": "dcn2", "hidden": [4]}, "hashes": 3}]
+    with pytest.raises(ConfigError, match="embedding_dim 2 is no multiple of the 3 hashes"):
+        study(small.of(files, arm=odd), tmp_path, workers=0, show=False)
+    assert not done
+    with pytest.raises(ConfigError, match="expected workers of at least 0, got -1"):
+        study(small.of(files), tmp_path, workers=-1, show=False)
+
+
+def test_own_files_are_known_wherever_the_study_stands(
+    files: dict[str, Path], tmp_path: Path, done: list[Task]
+) -> None:
+    study(small.of(files), tmp_path / "out", workers=0, show=False)
+    before = len(done)
+    shutil.copytree(files["train"].parent, tmp_path / "moved", copy_function=shutil.copy2)
+    moved = {name: tmp_path / "moved" / path.name for name, path in files.items()}
+    study(small.of(moved), tmp_path / "out", workers=0, show=False)
+    assert len(done) == before > 0
+
+
+def test_runs_say_what_made_them(first: tuple[Path, list[SettingResult]]) -> None:
+    made = {run.made for run in Journal(first[0] / "runs.jsonl").runs.values()}
+    assert len(made) == 1
+    assert made.pop().startswith(f"recsys {recsys.__version__}")
+
+
+@pytest.mark.slow  # a fresh process, and two of its own
+def test_workers_end_when_the_study_is_killed(files: dict[str, Path], tmp_path: Path) -> None:
+    path = tmp_path / "study.toml"
+    path.write_bytes(tomli_w.dumps(json.loads(json.dumps(small.values(files), default=str))).encode())
+    command = [sys.executable, "-m", "recsys", "study", str(path), "--out", str(tmp_path / "out"), "--workers", "2"]
+    parent = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    children: list[int] = []
+    for _ in range(300):
+        children = [int(c) for c in Path(f"/proc/{parent.pid}/task/{parent.pid}/children").read_text().split()]
+        if len(children) >= 3:  # two workers, and what tracks their resources
+            break
+        time.sleep(0.1)
+    parent.kill()
+    parent.wait()
+    assert len(children) >= 3
+    for _ in range(300):
+        if not any(map(_alive, children)):
+            break
+        time.sleep(0.1)
+    assert not any(map(_alive, children))
+
+
+def _alive(process: int) -> bool:
+    try:
+        state = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state != "Z"  # ended, and nobody has asked how
 
 
 def test_the_tuning_seed_is_free_where_nothing_is_tuned(files: dict[str, Path]) -> None:
