@@ -16,8 +16,8 @@ from torch import nn
 __all__ = ["WORTH_FLOPS", "network_flops", "suited_threads"]
 
 WORTH_FLOPS = 3e9
-"""Floating-point operations of a step, some 40 ms of one core with all that is no product, from which on it is worth all
-threads: DCN² in batches of 2,500 then trains at 57,000 rows/s in place of 33,000 on two cores that nobody else uses. On
+"""Floating-point operations of a step, some 40 ms of one core with all that is no product, from which on it is worth
+all threads: DCN² in batches of 2,500 trains at 57,000 rows/s in place of 33,000 on two cores that nobody else uses. On
 busy ones the environment variable OMP_WAIT_POLICY=passive keeps threads from waiting in a loop."""
 
 
