@@ -12,7 +12,17 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["calibration_curve", "compare_models"]
+__all__ = ["calibration_curve", "compare_models", "new_figure"]
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """An empty figure, in inches, that no window shows and pyplot does not know."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
 
 
 def calibration_curve(scores: Tensor, labels: Tensor, bins: int = 10) -> tuple[Tensor, Tensor, Tensor]:
@@ -46,11 +56,7 @@ def compare_models(
         labels: [n].
         title: Above it all.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(13, 4), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(13, 4)
     figure.suptitle(title)
     curves, bars, reliability = figure.subplots(1, 3)
     colours = {name: f"C{i}" for i, name in enumerate(histories)}

@@ -17,6 +17,7 @@ from recsys.errors import CheckpointError
 from recsys.files import locked, make_folder, replacing
 from recsys.models.checkpoint import Checkpoint, is_checkpoint, save
 from recsys.models.registry import build
+from recsys.training.figures import new_figure
 from recsys.training.progressive import Progressive, in_order_of_time, progressive
 from recsys.training.recipe import DataConfig, Recipe
 
@@ -118,11 +119,7 @@ def _write_windows(found: Progressive, out: Path) -> None:
 
 def windows_figure(found: Progressive) -> Figure:
     """AUC of each window along the rows, and their mean."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7, 3.6), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(7, 3.6)
     axes = figure.subplots()
     seen = [found.window * (number + 1) for number in range(len(found.aucs))]
     mean = found.summary()["mean"]

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from recsys.config import override
 from recsys.files import replacing, write_text
+from recsys.training.figures import new_figure
 from recsys.training.recipe import DataConfig, Recipe
 from recsys.training.search import Choices, Range
 
@@ -139,13 +140,9 @@ def _cell(value: Any) -> Any:
 
 def tuning_figure(tuned: Tuned) -> Figure:
     """The metric by trial, and the metric by each parameter."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     across = min(len(tuned.space) + 1, 3)
     down = math.ceil((len(tuned.space) + 1) / across)
-    figure = Figure(figsize=(4.3 * across, 3.4 * down), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(4.3 * across, 3.4 * down)
     panels: Sequence[Axes] = figure.subplots(down, across, squeeze=False).ravel().tolist()
     _history(panels[0], tuned)
     for axes, (key, part) in zip(panels[1:], tuned.space.items(), strict=False):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from recsys.training.figures import new_figure
 from recsys.training.study.config import Study
 from recsys.training.study.study import ArmResult, SettingResult
 
@@ -112,13 +113,9 @@ def _panels(
     count: int, width: float, height: float, beside: float = 0.0, share_y: bool = False
 ) -> tuple[Figure, list[Axes]]:
     """A figure of panels side by side, at most `MOST_ACROSS`; `beside` is what the labels on the left take."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     across = min(count, MOST_ACROSS)
     down = math.ceil(count / across)
-    figure = Figure(figsize=(max(beside + width * across, 5.5), height * down + 0.5), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(max(beside + width * across, 5.5), height * down + 0.5)
     panels: list[Axes] = figure.subplots(down, across, squeeze=False, sharey=share_y).ravel().tolist()
     for unused in panels[count:]:
         unused.set_axis_off()
