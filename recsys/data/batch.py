@@ -69,8 +69,10 @@ class JaggedIds:
             picked = self.values.view(len(self.features), -1)[:, rows].reshape(-1)
             weights = None if self.weights is None else self.weights.view(len(self.features), -1)[:, rows].reshape(-1)
             return replace(self, values=picked, weights=weights)
-        starts = self.offsets[:-1].view(len(self.features), -1)[:, rows].reshape(-1)
-        lengths = self.lengths()[:, rows].reshape(-1)
+        # Of these rows only: `lengths` goes over all, and training takes small batches out of large windows.
+        bounds = self.offsets[:-1], self.offsets[1:]
+        starts, ends = (part.view(len(self.features), -1)[:, rows].reshape(-1) for part in bounds)
+        lengths = (ends - starts).long()
         offsets = torch.zeros(lengths.numel() + 1, dtype=self.offsets.dtype, device=lengths.device)
         torch.cumsum(lengths, 0, out=offsets[1:])
         index = torch.arange(int(offsets[-1]), device=lengths.device)
