@@ -1,0 +1,1 @@
+"""Plan where every embedding table lives and how it is looked up, and run the plan."""
