@@ -1,0 +1,157 @@
+"""Run a plan: every look-up of a batch, written into the network's input."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from recsys.data.batch import Batch, JaggedIds
+from recsys.dataflow.kernels import cpu
+from recsys.dataflow.kernels.cpu import CpuKernels
+from recsys.dataflow.kernels.reference import ReferenceKernels, Slot
+from recsys.dataflow.plan import DataFlowPlan
+from recsys.dataflow.storage import Source, Storage
+from recsys.dataflow.workload import Dtype
+from recsys.errors import ConfigError, DataError
+from recsys.layers.tables import EmbeddingTables, Lookup
+
+__all__ = ["Executor", "Kernels", "TableExecutor"]
+
+
+class Executor(Protocol):
+    """Fills the embedding columns of the network's input."""
+
+    def lookup(self, ids: JaggedIds, x: Tensor) -> None:
+        """Look up B bags of every feature and write into x [B, width] in place."""
+
+
+class Kernels(Protocol):
+    """Serves a list of slots."""
+
+    def look_up(self, ids: JaggedIds, x: Tensor) -> int:
+        """Fill the slots' columns of x [B, width]; how many ids were out of range."""
+
+
+KERNELS: dict[str, Callable[[Sequence[Slot]], Kernels]] = {"cpu": CpuKernels, "reference": ReferenceKernels}
+
+
+class TableExecutor:
+    """All look-ups of a model's tables, by a plan.
+
+    It copies the tables into memory of its own, on huge pages and with collision weights folded in, and gives the
+    numbers of `EmbeddingTables.forward`: exactly for float32 rows that are not pooled, else up to the order of sums.
+
+    Args:
+        tables: The tables and look-ups of a trained model; they stay as they are.
+        plan: Made for these tables; by default one core gathers all of them, as float32.
+        kernel: By default the C++ kernels where they were built, else plain torch.
+        unknown: What an id out of range does: it reads row 0, or the batch is refused. Both are counted.
+
+    Attributes:
+        unknown_ids: Ids out of range so far.
+
+    Raises:
+        ConfigError: When the plan is for other tables or more cores than there are, or the kernel is not here.
+    """
+
+    def __init__(
+        self,
+        tables: EmbeddingTables,
+        plan: DataFlowPlan | None = None,
+        kernel: Literal["auto", "cpu", "reference"] = "auto",
+        unknown: Literal["row 0", "raise"] = "row 0",
+    ) -> None:
+        self.layout = tables.layout
+        self.unknown_ids = 0
+        self._raise = unknown == "raise"
+        self._position = dict(tables.position)
+        dtypes: Mapping[str, Dtype] = {} if plan is None else {table.name: table.dtype for table in plan.tables}
+        self.storage = Storage({name: _source(tables, name, dtypes.get(name, "fp32")) for name in tables.tables})
+        self.kernel = kernel if kernel != "auto" else "cpu" if cpu.native else "reference"
+        pooled = self._slots(tables, [lookup for lookup in tables.lookups if lookup.pooling != "none"])
+        self._kernels = _planned(pooled, plan) if plan is not None else KERNELS[self.kernel](pooled)
+        self._sequences = {slot: self._unpooled(tables, slot) for slot in self.layout.sequences}
+
+    def _slots(self, tables: EmbeddingTables, lookups: Sequence[Lookup]) -> list[Slot]:
+        """Where each look-up's columns begin: those of one field stand one after the other."""
+        filled: dict[str, int] = {}
+        slots = []
+        for lookup in lookups:
+            rows = self.storage.tables[lookup.table]
+            column = self.layout.slices[lookup.slot].start + filled.get(lookup.slot, 0)
+            filled[lookup.slot] = filled.get(lookup.slot, 0) + rows.dim
+            pooling: Literal["sum", "mean"] = "mean" if lookup.pooling == "mean" else "sum"
+            slots.append(Slot(lookup.name, self._position[lookup.feature], rows, column, pooling))
+        return slots
+
+    def _unpooled(self, tables: EmbeddingTables, slot: str) -> tuple[list[int], int, Kernels]:
+        """Features, width and kernels of the unpooled look-ups of a field, each of which reads a feature of its own."""
+        lookups = [lookup for lookup in tables.lookups if lookup.slot == slot]
+        slots: list[Slot] = []
+        width = 0
+        for lookup in lookups:
+            rows = self.storage.tables[lookup.table]
+            slots.append(Slot(lookup.name, len(slots), rows, width))
+            width += rows.dim
+        return [self._position[lookup.feature] for lookup in lookups], width, KERNELS[self.kernel](slots)
+
+    def lookup(self, ids: JaggedIds, x: Tensor) -> None:
+        """Fill the columns of the pooled look-ups.
+
+        Args:
+            ids: B bags of every feature.
+            x: [B, width] float32, filled in place; the numbers' columns stay as they are.
+
+        Raises:
+            DataError: When `x` does not fit, or ids are out of range and shall not be.
+        """
+        self._count(self._kernels.look_up(ids, x))
+
+    def _count(self, unknown: int) -> None:
+        if unknown:
+            self.unknown_ids += unknown
+            if self._raise:
+                raise DataError(
+                    f"{unknown} ids of the batch are out of their tables' range: encode with the model's schema"
+                )
+
+    def sequences(self, ids: JaggedIds) -> dict[str, tuple[Tensor, Tensor]]:
+        """For each unpooled look-up its name -> (rows [B, L, dim], lengths [B]); L is the longest bag, at least 1."""
+        return {name: self._sequence(ids, *found) for name, found in self._sequences.items()}
+
+    def _sequence(self, ids: JaggedIds, features: list[int], width: int, kernels: Kernels) -> tuple[Tensor, Tensor]:
+        found = [ids.feature(f) for f in features]
+        values, lengths = torch.cat([one[0] for one in found]), found[0][1]
+        rows = torch.empty(len(found[0][0]), width)
+        self._count(kernels.look_up(JaggedIds(tuple(map(str, features)), values), rows))
+        if lengths is None:
+            return rows.unsqueeze(1), torch.ones_like(found[0][0])
+        steps = torch.arange(max(int(lengths.max()) if lengths.numel() else 0, 1))
+        present = steps < lengths.unsqueeze(1)
+        padded = rows.new_zeros(*present.shape, width)
+        padded[present] = rows
+        return padded, lengths
+
+    def __call__(self, batch: Batch, out: Tensor | None = None) -> tuple[Tensor, dict[str, tuple[Tensor, Tensor]]]:
+        """What `EmbeddingTables.forward` gives: x [B, width] and the unpooled look-ups."""
+        x = torch.empty(len(batch), self.layout.width) if out is None else out
+        x[:, self.layout.dense] = batch.dense
+        self.lookup(batch.ids, x)
+        return x, self.sequences(batch.ids)
+
+
+def _source(tables: EmbeddingTables, name: str, dtype: Dtype) -> Source:
+    rows, collision = tables.table(name)
+    return Source(rows, dtype, collision)
+
+
+def _planned(slots: Sequence[Slot], plan: DataFlowPlan) -> Kernels:
+    """Kernels for the cores of a plan."""
+    cpus = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
+    if plan.cores > len(cpus):
+        raise ConfigError(f"the plan is for {plan.cores} cores, this process has {len(cpus)}: plan again for these")
+    return CpuKernels(slots, cpus=cpus[: plan.cores], schedules=plan.schedules)

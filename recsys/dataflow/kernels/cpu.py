@@ -1,0 +1,154 @@
+"""The C++ kernels: every look-up of a batch in one call, written into the caller's buffer.
+
+They are built when recsys is installed. `native` is None where they were not, and `missing` says why.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from recsys.data.batch import JaggedIds
+from recsys.dataflow.kernels.reference import Slot
+from recsys.dataflow.plan import Piece, Schedule
+from recsys.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+__all__ = ["CpuKernels", "isas", "missing", "native"]
+
+native: ModuleType | None = None
+missing = ""
+try:
+    from recsys.dataflow.kernels import _native as native  # type: ignore[attr-defined, no-redef]
+except ImportError as error:
+    missing = str(error)
+
+_STRATEGIES = {"gather": 0, "resident": 0, "stream": 1, "vector": 2}
+_DTYPES = {"fp32": 0, "fp16": 1, "int8": 2}
+
+
+def isas() -> list[str]:
+    """Instruction sets that this build has and this processor runs, the best first; empty where nothing was built."""
+    return [] if native is None else list(native.isas())
+
+
+class CpuKernels:
+    """Look-ups by the C++ kernels.
+
+    Args:
+        slots: What to look up.
+        isa: The instruction set; by default the best that the processor has.
+        cpus: CPUs to share a batch out among, the cores of a plan; the caller's thread works for the first.
+        schedules: Who looks up what; by default one core does all.
+
+    Raises:
+        ConfigError: Where the kernels were not built, or the processor does not run `isa`.
+    """
+
+    def __init__(
+        self,
+        slots: Sequence[Slot],
+        isa: str | None = None,
+        cpus: Sequence[int] = (),
+        schedules: Sequence[Schedule] = (),
+    ) -> None:
+        if native is None:
+            raise ConfigError(f"the C++ look-up kernels are not here ({missing}): install recsys with a C++ compiler")
+        isa = isa or isas()[0]
+        if isa not in isas():
+            raise ConfigError(f"this processor runs the kernels of {', '.join(isas())}, not of {isa}")
+        self.slots = tuple(slots)  # keeps the rows alive: the kernels hold addresses
+        self.isa = isa
+        self._pool = native.Pool(list(cpus)) if len(cpus) > 1 else None
+        self._native: Any = native.Executor(isa, [_arguments(slot) for slot in slots], self._pool)
+        for schedule in schedules:
+            self._native.add_schedule(schedule.batch, [self._piece(piece) for piece in schedule.pieces])
+        self._run = self._native.run
+        self._features = max((slot.feature for slot in slots), default=-1) + 1
+        self._width = max((slot.column + slot.rows.dim for slot in slots), default=0)
+
+    def _piece(self, piece: Piece) -> tuple[int | float, ...]:
+        at = next(k for k, slot in enumerate(self.slots) if slot.name == piece.lookup)
+        first, last = piece.rows or (0, self.slots[at].rows.data.shape[0])
+        return at, piece.core or 0, _STRATEGIES[piece.strategy], first, last, *piece.share
+
+    def look_up(self, ids: JaggedIds, x: Tensor) -> int:
+        """Fill the columns of every slot and return how many ids were out of range; these read row 0.
+
+        Args:
+            ids: B bags of every feature; packed ids and weights of another layout are copied first.
+            x: [B, width] float32 on the CPU, its columns side by side; filled in place.
+
+        Raises:
+            DataError: When `x` does not fit.
+        """
+        # Each question to a tensor takes some 50 ns, and a small batch 500 in all: ask once, and explain elsewhere.
+        values, offsets, weights = ids.values, ids.offsets, ids.weights
+        shape, strides = x.shape, x.stride()
+        bags = values.numel() if offsets is None else offsets.numel() - 1
+        if (
+            x.dtype is not torch.float32
+            or strides[-1] != 1
+            or shape[-1] < self._width
+            or len(ids.features) < self._features
+            or bags != len(ids.features) * shape[0]
+        ):
+            _refuse(x, ids, self._width, self._features)
+        if offsets is not None and offsets.dtype is not torch.int64:
+            offsets = offsets.long()
+        if weights is not None and weights.dtype is not torch.float32:
+            weights = weights.float()
+        values, offsets, weights = _packed(values), _packed(offsets), _packed(weights)
+        return int(
+            self._run(
+                values.data_ptr(),
+                values.dtype is torch.int64,
+                0 if offsets is None else offsets.data_ptr(),
+                0 if weights is None else weights.data_ptr(),
+                shape[0],
+                x.data_ptr(),
+                strides[0],
+            )
+        )
+
+
+def _arguments(slot: Slot) -> tuple[int | bool, ...]:
+    data = slot.rows.data
+    stride = data.stride(0) * data.element_size()
+    return (
+        data.data_ptr(),
+        data.shape[0],
+        stride,
+        slot.rows.dim,
+        _DTYPES[slot.rows.dtype],
+        slot.feature,
+        slot.column,
+        slot.pooling == "mean",
+    )
+
+
+Maybe = TypeVar("Maybe", Tensor, Tensor | None)
+
+
+def _packed(tensor: Maybe) -> Maybe:
+    return tensor if tensor is None or tensor.is_contiguous() else tensor.contiguous()
+
+
+def _refuse(x: Tensor, ids: JaggedIds, width: int, features: int) -> None:
+    if x.dim() != 2 or x.dtype is not torch.float32 or x.device.type != "cpu":
+        raise DataError(
+            f"expected a float32 buffer [B, width] on the CPU, got {x.dtype} {tuple(x.shape)} on {x.device}"
+        )
+    if x.stride(1) != 1:
+        raise DataError("the buffer's columns must lie side by side: pass a row-major tensor")
+    if x.shape[1] < width:
+        raise DataError(f"the look-ups fill {width} columns, the buffer has {x.shape[1]}")
+    if len(ids.features) < features:
+        raise DataError(f"the look-ups read {features} features, the batch has {len(ids.features)}")
+    if x.shape[0] != ids.size:
+        raise DataError(f"the buffer has {x.shape[0]} rows, the batch has {ids.size}")

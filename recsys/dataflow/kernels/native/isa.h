@@ -1,0 +1,42 @@
+// The instruction sets that kernels are compiled for, and which of them this processor has.
+#pragma once
+#include <cstring>
+
+#include "types.h"
+
+namespace recsys {
+
+#define RECSYS_DECLARE(isa)                                                                      \
+  namespace isa {                                                                                \
+  Kernel gather(Dtype dtype, int32_t dim, Form form);                                            \
+  }
+RECSYS_DECLARE(portable)
+#if defined(__x86_64__)
+RECSYS_DECLARE(avx2)
+RECSYS_DECLARE(avx512)
+#endif
+#undef RECSYS_DECLARE
+
+// The best first.
+inline const Isa kIsas[] = {
+#if defined(__x86_64__)
+    {"avx512", avx512::gather},
+    {"avx2", avx2::gather},
+#endif
+    {"portable", portable::gather},
+};
+
+inline bool runs(const Isa& isa) {
+#if defined(__x86_64__)
+  __builtin_cpu_init();
+  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+  if (!std::strcmp(isa.name, "avx2")) return avx2;
+  if (!std::strcmp(isa.name, "avx512"))
+    return avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
+           __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq");
+#endif
+  (void)isa;
+  return true;
+}
+
+}  // namespace recsys

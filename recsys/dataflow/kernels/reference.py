@@ -1,0 +1,70 @@
+"""Look-ups in plain torch: slow and obvious, what every other kernel is tested against."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from recsys.data.batch import JaggedIds
+from recsys.dataflow.storage import Rows
+
+__all__ = ["ReferenceKernels", "Slot", "look_up"]
+
+
+@dataclass(frozen=True)
+class Slot:
+    """One pooled look-up: the feature that it reads, the table, and the columns that it fills."""
+
+    name: str
+    feature: int
+    rows: Rows
+    column: int
+    pooling: Literal["sum", "mean"] = "sum"
+
+
+class ReferenceKernels:
+    """The slots of `look_up`, kept."""
+
+    def __init__(self, slots: Sequence[Slot]) -> None:
+        self.slots = tuple(slots)
+
+    def look_up(self, ids: JaggedIds, x: Tensor) -> int:
+        """Fill the slots' columns of x [B, width] and return how many ids were out of range."""
+        return look_up(self.slots, ids, x)
+
+
+def look_up(slots: Sequence[Slot], ids: JaggedIds, x: Tensor) -> int:
+    """Fill the columns of every slot and return how many ids were out of range; these read row 0.
+
+    Bag b becomes ``Σ_i w_i · row(id_i)``, for mean divided by the number of its ids; an empty bag becomes zeros.
+
+    Args:
+        slots: What to look up.
+        ids: B bags of every feature.
+        x: [B, width] float32, filled in place.
+    """
+    return sum(_look_up(slot, ids, x) for slot in slots)
+
+
+def _look_up(slot: Slot, ids: JaggedIds, x: Tensor) -> int:
+    values, lengths, weights = ids.feature(slot.feature)
+    values = values.long()
+    known = (values >= 0) & (values < slot.rows.data.shape[0])
+    rows = _read(slot.rows, torch.where(known, values, 0))
+    if weights is not None:
+        rows = rows * weights.unsqueeze(1)
+    lengths = torch.ones_like(values) if lengths is None else lengths.long()
+    bags = torch.repeat_interleave(torch.arange(len(lengths)), lengths)
+    pooled = torch.zeros(len(lengths), slot.rows.dim).index_add_(0, bags, rows)
+    if slot.pooling == "mean":
+        pooled /= lengths.clamp(min=1).unsqueeze(1)
+    x[:, slot.column : slot.column + slot.rows.dim] = pooled
+    return int((~known).sum())
+
+
+def _read(rows: Rows, ids: Tensor) -> Tensor:
+    return Rows(rows.data[ids], rows.dim, rows.dtype).read()

@@ -1,0 +1,156 @@
+"""Where tables lie: rows in one piece of memory on huge pages, as float32, float16 or row-wise int8.
+
+A row read at random from 4 KB pages costs a walk of the page table as well; on 2 MiB pages it mostly does not.
+"""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from recsys.dataflow.workload import Dtype
+from recsys.errors import ConfigError, DataError
+
+__all__ = ["HUGE_PAGE", "Rows", "Source", "Storage", "allocate", "dequantise", "quantise"]
+
+HUGE_PAGE = 2 << 20
+_LINE = 64
+_CONVERTED = 64 << 20  # bytes of rows that are converted at a time
+_STORED: dict[Dtype, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16, "int8": torch.uint8}
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The stored rows of one table.
+
+    Attributes:
+        data: [rows, stored columns]: float32 or float16 [rows, dim]; for int8, uint8 [rows, dim + 8].
+        dim: Columns of the table.
+        dtype: How a column is stored.
+    """
+
+    data: Tensor
+    dim: int
+    dtype: Dtype
+
+    def read(self) -> Tensor:
+        """[rows, dim] float32: exactly what a look-up adds up."""
+        return dequantise(self.data) if self.dtype == "int8" else self.data.float()
+
+
+@dataclass(frozen=True)
+class Source:
+    """Rows to be stored.
+
+    Attributes:
+        rows: [rows, dim] of any float type.
+        dtype: How to store them.
+        scale: [rows, 1] to multiply them with, such as collision weights; None for 1.
+    """
+
+    rows: Tensor
+    dtype: Dtype = "fp32"
+    scale: Tensor | None = None
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of the stored rows."""
+        width = self.rows.shape[1] + 8 if self.dtype == "int8" else self.rows.shape[1]
+        return self.rows.shape[0] * width * _STORED[self.dtype].itemsize
+
+    def part(self, at: int, step: int) -> Tensor:
+        """[step, dim] of the rows from `at` on, scaled."""
+        rows = self.rows[at : at + step].detach()
+        return rows if self.scale is None else rows * self.scale[at : at + step].detach()
+
+
+def quantise(rows: Tensor) -> Tensor:
+    """Store rows as int8, each with its own scale and bias: ``row ≈ q · scale + bias``, q in 0 … 255.
+
+    ``bias = min(row)``, ``scale = (max(row) - min(row)) / 255``: the error of a column is at most scale / 2.
+
+    Args:
+        rows: [rows, dim] float32.
+
+    Returns:
+        uint8 [rows, dim + 8]: q, then scale and bias as float32.
+
+    Raises:
+        DataError: When a row holds what is no finite number.
+    """
+    low, high = rows.aminmax(dim=1, keepdim=True)
+    scale = (high - low) / 255
+    if not bool(torch.isfinite(scale).all()):
+        raise DataError("int8 rows need finite numbers: a row holds NaN or infinity, or spans too much; use fp32")
+    q = torch.where(scale > 0, (rows - low) / scale, 0).round_().clamp_(0, 255).to(torch.uint8)
+    header = torch.cat([scale, low], dim=1).float().contiguous().view(torch.uint8)
+    return torch.cat([q, header], dim=1)
+
+
+def dequantise(stored: Tensor) -> Tensor:
+    """[rows, dim] float32 of what `quantise` made."""
+    header = stored[:, -8:].flatten().clone().view(torch.float32).view(-1, 2)  # a copy is aligned
+    return stored[:, :-8].float() * header[:, :1] + header[:, 1:]
+
+
+def allocate(size: int) -> tuple[Tensor, str]:
+    """Memory of `size` bytes that begins on a huge page, and what pages it got: `huge`, or why not.
+
+    Raises:
+        ConfigError: When the system refuses it.
+    """
+    try:
+        memory = mmap.mmap(-1, size + HUGE_PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)  # shared ones get none
+    except (OSError, ValueError, OverflowError) as error:
+        raise ConfigError(f"no memory for tables of {size:,} bytes: {error}") from None
+    pages = _advise(memory)
+    whole = torch.frombuffer(memory, dtype=torch.uint8)
+    start = -whole.data_ptr() % HUGE_PAGE
+    return whole[start : start + size], pages
+
+
+def _advise(memory: mmap.mmap) -> str:
+    advice = getattr(mmap, "MADV_HUGEPAGE", None)
+    if advice is None:
+        return "4 KB: the system has no transparent huge pages"
+    try:
+        memory.madvise(advice)
+    except OSError as error:
+        return f"4 KB: the system refuses huge pages ({error.strerror})"
+    return "huge"
+
+
+class Storage:
+    """The rows of all tables in one piece of memory.
+
+    Args:
+        tables: What to store, by name. The rows are copied.
+    """
+
+    def __init__(self, tables: Mapping[str, Source]) -> None:
+        starts, end = {}, 0
+        for name, source in tables.items():
+            starts[name], end = end, end + -(-source.bytes // _LINE) * _LINE
+        memory, self.pages = allocate(max(end, 1))
+        self.tables = {
+            name: _fill(memory[starts[name] : starts[name] + source.bytes], source) for name, source in tables.items()
+        }
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of all stored rows."""
+        return sum(rows.data.numel() * rows.data.element_size() for rows in self.tables.values())
+
+
+def _fill(memory: Tensor, source: Source) -> Rows:
+    rows, dim = source.rows.shape
+    stored = memory.view(_STORED[source.dtype]).view(rows, -1) if rows else memory.new_empty(0, dim)
+    step = max(1, _CONVERTED // max(1, dim * 4))
+    for at in range(0, rows, step):
+        part = source.part(at, step)
+        stored[at : at + step] = quantise(part.float()) if source.dtype == "int8" else part
+    return Rows(stored, dim, source.dtype)

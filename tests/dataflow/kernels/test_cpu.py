@@ -1,0 +1,190 @@
+"""The C++ kernels against the reference, over everything that a batch can be."""
+
+from __future__ import annotations
+
+import gc
+import shutil
+from collections.abc import Sequence
+from typing import Literal
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from recsys.data.batch import JaggedIds
+from recsys.dataflow.kernels import cpu
+from recsys.dataflow.kernels.cpu import CpuKernels, isas
+from recsys.dataflow.kernels.reference import Slot, look_up
+from recsys.dataflow.workload import Dtype
+from recsys.errors import ConfigError, DataError
+from tests.dataflow.slots import ids, slots, width
+
+DTYPES: tuple[Dtype, ...] = ("fp32", "fp16", "int8")
+DIMS = (*range(1, 34), 40, 47, 48, 63, 64, 65, 96, 100, 127, 128, 129, 143, 144, 160, 200, 255, 256, 257, 320, 511, 512)
+built = pytest.mark.skipif(cpu.native is None, reason=f"the C++ kernels were not built: {cpu.missing}")
+
+
+def test_where_there_is_a_compiler_the_kernels_were_built_and_are_loaded() -> None:
+    """A broken build must not pass for a machine without a compiler."""
+    if cpu.native is None and not any(map(shutil.which, ("c++", "g++", "clang++"))):
+        pytest.skip("no C++ compiler is on the PATH")
+    assert cpu.native is not None, cpu.missing
+    assert isas()[-1] == "portable"
+
+
+def both(found: Sequence[Slot], batch: JaggedIds, isa: str | None = None) -> tuple[Tensor, Tensor, int, int]:
+    ours, reference = (torch.full((batch.size, width(found)), 7.0) for _ in range(2))
+    counts = CpuKernels(found, isa).look_up(batch, ours), look_up(found, batch, reference)
+    return ours, reference, *counts
+
+
+@built
+@pytest.mark.parametrize("isa", isas())
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("longest", [None, 5])
+def test_every_dim_gives_the_reference(isa: str, dtype: Dtype, longest: int | None) -> None:
+    found = slots(DIMS, dtype=dtype)
+    ours, reference, unknown, expected = both(found, ids(found, 9, longest), isa)
+    torch.testing.assert_close(ours, reference, rtol=1e-5, atol=1e-5)
+    assert unknown == expected > 0
+
+
+@built
+@pytest.mark.parametrize("isa", isas())
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("index", [torch.int32, torch.int64])
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("longest", [None, 40])
+@pytest.mark.parametrize("pooling", ["sum", "mean"])
+def test_every_form_of_ids_gives_the_reference(
+    isa: str, dtype: Dtype, index: torch.dtype, weighted: bool, longest: int | None, pooling: Literal["sum", "mean"]
+) -> None:
+    found = slots((16, 16, 3, 128, 300), rows=(50, 1), dtype=dtype, pooling=pooling)
+    ours, reference, unknown, expected = both(found, ids(found, 150, longest, weighted, index), isa)
+    torch.testing.assert_close(ours, reference, rtol=1e-4, atol=1e-4)
+    assert unknown == expected
+
+
+@built
+def test_rows_that_are_not_pooled_come_out_bit_by_bit() -> None:
+    found = slots(DIMS)
+    ours, reference, _, _ = both(found, ids(found, 200))
+    assert torch.equal(ours, reference)
+
+
+@built
+@settings(max_examples=60, deadline=None)
+@given(
+    dims=st.lists(st.integers(1, 80), min_size=0, max_size=5),
+    rows=st.lists(st.integers(1, 300), min_size=1, max_size=3),
+    size=st.integers(0, 200),
+    longest=st.none() | st.integers(0, 30),
+    weighted=st.booleans(),
+    dtype=st.sampled_from(DTYPES),
+    index=st.sampled_from([torch.int32, torch.int64]),
+    seed=st.integers(0, 1000),
+)
+def test_any_workload_gives_the_reference(
+    dims: list[int],
+    rows: list[int],
+    size: int,
+    longest: int | None,
+    weighted: bool,
+    dtype: Dtype,
+    index: torch.dtype,
+    seed: int,
+) -> None:
+    found = slots(dims, rows, dtype, seed=seed)
+    batch = ids(found, size, longest, weighted, index, seed=seed)
+    ours, reference = torch.full((batch.size, width(found)), 7.0), torch.full((batch.size, width(found)), 7.0)
+    assert CpuKernels(found).look_up(batch, ours) == look_up(found, batch, reference)
+    torch.testing.assert_close(ours, reference, rtol=1e-4, atol=1e-4)
+
+
+@built
+def test_other_layouts_of_the_input_give_the_same() -> None:
+    found = slots((16, 5))
+    batch = ids(found, 10, 4, weighted=True)
+    assert batch.offsets is not None
+    assert batch.weights is not None
+    odd = JaggedIds(
+        batch.features,
+        batch.values.repeat_interleave(2)[::2],
+        batch.offsets.int(),
+        batch.weights.double(),
+    )
+    assert not odd.values.is_contiguous()
+    kernels = CpuKernels(found)
+    x, y = torch.zeros(10, width(found)), torch.zeros(12, 2 * width(found))[1:11, 3 : 3 + width(found)]
+    kernels.look_up(batch, x)
+    kernels.look_up(odd, y)
+    assert torch.equal(x, y)
+
+
+@built
+def test_nothing_but_the_slots_columns_is_written() -> None:
+    found = slots((16, 5, 130))
+    x = torch.full((6, width(found)), 7.0)
+    CpuKernels(found).look_up(ids(found, 6, 3), x)
+    free = [0, 17, 23, width(found) - 1]
+    assert (x[:, free] == 7).all()
+
+
+@built
+def test_nan_weights_and_rows_stay_nan() -> None:
+    found = slots((16,), rows=(4,))
+    found[0].rows.data[2] = torch.nan
+    batch = JaggedIds(("0",), torch.tensor([1, 2, 3]), torch.tensor([0, 1, 2, 3]), torch.tensor([1.0, 1.0, torch.nan]))
+    x = torch.zeros(3, width(found))
+    CpuKernels(found).look_up(batch, x)
+    assert x[:, 1:17].isnan().any(dim=1).tolist() == [False, True, True]
+
+
+@built
+def test_the_kernels_keep_their_rows_alive() -> None:
+    kernels = CpuKernels(slots((64,), rows=(20_000,)))
+    expected = kernels.slots[0].rows.read()[:100].clone()
+    gc.collect()
+    x = torch.zeros(100, 65)
+    kernels.look_up(JaggedIds(("0",), torch.arange(100)), x)
+    assert torch.equal(x[:, 1:], expected)
+
+
+@built
+@pytest.mark.parametrize(
+    ("x", "message"),
+    [
+        (torch.zeros(4, 18, dtype=torch.float64), "float32"),
+        (torch.zeros(18, 4).t(), "side by side"),
+        (torch.zeros(4, 16), "fill 17 columns"),
+        (torch.zeros(3, 18), "3 rows, the batch has 4"),
+        (torch.zeros(18), "float32 buffer"),
+    ],
+)
+def test_a_buffer_that_does_not_fit_is_refused(x: Tensor, message: str) -> None:
+    found = slots((16,))
+    with pytest.raises(DataError, match=message):
+        CpuKernels(found).look_up(ids(found, 4), x)
+
+
+@built
+def test_a_batch_with_too_few_features_is_refused() -> None:
+    found = slots((16, 16))
+    with pytest.raises(DataError, match="read 2 features, the batch has 1"):
+        CpuKernels(found).look_up(ids(found[:1], 4), torch.zeros(4, 40))
+
+
+@built
+def test_an_instruction_set_that_is_not_here_is_refused() -> None:
+    with pytest.raises(ConfigError, match="portable"):
+        CpuKernels([], "sve")
+
+
+def test_without_the_build_one_sentence_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cpu, "native", None)
+    monkeypatch.setattr(cpu, "missing", "no such module")
+    assert isas() == []
+    with pytest.raises(ConfigError, match=r"no such module.*compiler"):
+        CpuKernels([])
