@@ -19,7 +19,7 @@ from typing import Any
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 NATIVE = Path("recsys/dataflow/kernels/native")
-STRATEGIES = ("gather.cpp",)
+STRATEGIES = ("gather.cpp", "stream.cpp", "vector.cpp")
 PLAIN = ("executor.cpp", "module.cpp", "pool.cpp")
 FLAGS = ("-std=c++20", "-O3", "-fPIC", "-fvisibility=hidden", "-fno-math-errno", "-DNDEBUG")
 AVX2 = ("-mavx2", "-mfma", "-mf16c")

@@ -5,7 +5,9 @@ from __future__ import annotations
 import gc
 import shutil
 from collections.abc import Sequence
-from typing import Literal
+from dataclasses import replace
+from itertools import pairwise
+from typing import Literal, get_args
 
 import pytest
 import torch
@@ -17,6 +19,7 @@ from recsys.data.batch import JaggedIds
 from recsys.dataflow.kernels import cpu
 from recsys.dataflow.kernels.cpu import CpuKernels, isas
 from recsys.dataflow.kernels.reference import Slot, look_up
+from recsys.dataflow.plan import Piece, Schedule, Strategy
 from recsys.dataflow.workload import Dtype
 from recsys.errors import ConfigError, DataError
 from tests.dataflow.slots import ids, slots, width
@@ -188,3 +191,80 @@ def test_without_the_build_one_sentence_says_so(monkeypatch: pytest.MonkeyPatch)
     assert isas() == []
     with pytest.raises(ConfigError, match=r"no such module.*compiler"):
         CpuKernels([])
+
+
+@st.composite
+def schedules(draw: st.DrawFn, rows: Sequence[int], lanes: int) -> Schedule:
+    """Every look-up cut by shares of the batch, each of them by rows, and dealt out with any strategy."""
+    pieces: list[Piece] = []
+    for lookup, count in enumerate(rows):
+        shares = sorted(draw(st.sets(st.sampled_from([0.1, 0.25, 0.5, 0.9]), max_size=2)))
+        for share in pairwise([0.0, *shares, 1.0]):
+            cuts = sorted(draw(st.sets(st.integers(1, count - 1), max_size=2))) if count > 1 else []
+            for part in pairwise([0, *cuts, count]):
+                core, strategy = draw(st.integers(0, lanes - 1)), draw(st.sampled_from(get_args(Strategy)))
+                pieces.append(Piece(lookup=str(lookup), core=core, strategy=strategy, rows=part, share=share))
+    return Schedule(batch=1 << 20, pieces=tuple(draw(st.permutations(pieces))), predicted_us=0, bound_us=0)
+
+
+@built
+@settings(max_examples=80, deadline=None)
+@given(
+    data=st.data(),
+    dims=st.lists(st.integers(1, 40), min_size=1, max_size=4),
+    size=st.integers(0, 120),
+    longest=st.none() | st.integers(0, 12),
+    weighted=st.booleans(),
+    dtype=st.sampled_from(DTYPES),
+    pooling=st.sampled_from(["sum", "mean"]),
+    lanes=st.integers(1, 3),
+    index=st.sampled_from([torch.int32, torch.int64]),
+)
+def test_any_plan_gives_the_reference(
+    data: st.DataObject,
+    dims: list[int],
+    size: int,
+    longest: int | None,
+    weighted: bool,
+    dtype: Dtype,
+    pooling: Literal["sum", "mean"],
+    lanes: int,
+    index: torch.dtype,
+) -> None:
+    found = slots(dims, (1, 7, 50_000), dtype, pooling)
+    schedule = data.draw(schedules([slot.rows.data.shape[0] for slot in found], lanes))
+    batch = ids(found, size, longest, weighted, index)
+    kernels = CpuKernels(found, data.draw(st.sampled_from(isas())), [0] * lanes, [schedule])
+    ours, reference = torch.full((size, width(found)), 7.0), torch.full((size, width(found)), 7.0)
+    assert kernels.look_up(batch, ours) == look_up(found, batch, reference)
+    torch.testing.assert_close(ours, reference, rtol=1e-4, atol=1e-4)
+
+
+@built
+@pytest.mark.parametrize("isa", isas())
+@pytest.mark.parametrize("columns", [1, 5, 16, 17, 40])
+@pytest.mark.parametrize("index", [torch.int32, torch.int64])
+def test_one_column_at_a_time_in_vectors(isa: str, columns: int, index: torch.dtype) -> None:
+    found = slots([1] * columns, (1000, 3, 1))
+    found = [replace(slot, column=3 + k) for k, slot in enumerate(found)]
+    pieces = tuple(Piece(lookup=slot.name, core=0, strategy="vector") for slot in found)
+    batch = ids(found, 77, index=index)
+    kernels = CpuKernels(found, isa, schedules=[Schedule(batch=1, pieces=pieces, predicted_us=0, bound_us=0)])
+    ours, reference = torch.full((77, columns + 9), 7.0), torch.full((77, columns + 9), 7.0)
+    assert kernels.look_up(batch, ours) == look_up(found, batch, reference)
+    assert torch.equal(ours, reference)
+
+
+@built
+def test_the_schedule_of_the_batch_size_is_run() -> None:
+    """One that leaves rows out shows which one it was."""
+    found = slots((4,), (10,))
+    some = [
+        Schedule(batch=n, pieces=(Piece(lookup="0", core=0, rows=(0, rows)),), predicted_us=0, bound_us=0)
+        for n, rows in ((2, 1), (8, 2))
+    ]
+    kernels = CpuKernels(found, schedules=some)
+    for size, rows in ((1, 1), (2, 1), (3, 2), (8, 2), (100, 2)):
+        x = torch.full((size, 9), 7.0)
+        kernels.look_up(JaggedIds(("0",), torch.arange(size) % 10), x)
+        assert int((x[:, 1] != 7).sum()) == int((torch.arange(size) % 10 < rows).sum())

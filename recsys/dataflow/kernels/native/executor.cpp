@@ -6,7 +6,8 @@
 namespace recsys {
 namespace {
 
-constexpr int64_t kTaskBytes = 128 << 10;  // of rows that one claimed task reads: some 10 µs, so that a stall costs little
+constexpr int64_t kTaskBytes = 128 << 10;  // read and written by one claimed task: some 10 µs, so that a stall costs little
+constexpr int64_t kTileBytes = 512 << 10;  // of a table that is streamed; a part of a core's own cache
 
 int64_t bound(double share, int64_t size) {
   return share >= 1.0 ? size : static_cast<int64_t>(std::floor(share * static_cast<double>(size)));
@@ -14,108 +15,203 @@ int64_t bound(double share, int64_t size) {
 
 int index(Form form) { return form.wide * 4 + form.jagged * 2 + form.weighted; }
 
+int32_t tile(const Rows& rows) {
+  return std::max<int32_t>(0, static_cast<int32_t>(std::log2(std::max<int64_t>(1, kTileBytes / rows.stride))));
+}
+
 }  // namespace
 
 Executor::Executor(const Isa& isa, const std::vector<Lookup>& lookups, Pool* pool)
     : isa_(isa), lookups_(lookups), pool_(pool) {
-  for (const Lookup& lookup : lookups) {
-    if (groups_.empty() || !join(groups_.back(), lookup)) {
-      groups_.emplace_back();
-      join(groups_.back(), lookup);
-    }
-  }
+  std::vector<Piece> pieces;
+  for (size_t k = 0; k < lookups.size(); k++)
+    pieces.push_back({static_cast<int64_t>(k), 0, Strategy::gather, 0, lookups[k].rows.count, 0.0, 1.0});
+  add_schedule(0, pieces);
 }
 
-// Adds a look-up to a group that is empty or holds such rows.
-bool Executor::join(Group& group, const Lookup& lookup) const {
-  if (group.lookups.empty()) {
-    for (int k = 0; k < 8; k++)
-      group.kernels[k] = isa_.gather(lookup.rows.dtype, lookup.rows.dim, {(k & 4) != 0, (k & 2) != 0, (k & 1) != 0});
-  } else if (group.lookups[0].rows.dim != lookup.rows.dim || group.lookups[0].rows.dtype != lookup.rows.dtype) {
-    return false;
+bool Executor::whole(const Piece& piece) const {
+  return piece.first == 0 && piece.last == lookups_[piece.lookup].rows.count && piece.strategy != Strategy::stream;
+}
+
+Executor::Part Executor::part(const Piece& piece) const {
+  const Rows& rows = lookups_[piece.lookup].rows;
+  Part part{{lookups_[piece.lookup]}, piece.strategy, piece.lane, piece.first, piece.last, piece.from, piece.to, -1, {}, {}};
+  for (int k = 0; k < 8; k++) {
+    const Form form{(k & 4) != 0, (k & 2) != 0, (k & 1) != 0};
+    const bool vector = piece.strategy == Strategy::vector && rows.count <= INT32_MAX;
+    part.kernels[k] = vector ? isa_.vector(rows.dtype, rows.dim, form) : nullptr;
+    if (!part.kernels[k]) part.kernels[k] = isa_.gather(rows.dtype, rows.dim, form);
   }
-  group.lookups.push_back(lookup);
-  return true;
+  for (int wide = 0; wide < 2; wide++) part.streamers[wide] = isa_.stream(rows.dtype, wide);
+  if (!whole(piece)) part.strategy = Strategy::stream;
+  return part;
 }
 
 void Executor::add_schedule(int64_t size, std::vector<Piece> pieces) {
   std::stable_sort(pieces.begin(), pieces.end(), [](const Piece& a, const Piece& b) { return a.lane < b.lane; });
   Schedule schedule{size, {}};
+  std::vector<Piece> split;  // the first part of each of the sums
   for (const Piece& piece : pieces) {
-    const Lookup& lookup = lookups_.at(piece.lookup);
-    Part* const last = schedule.parts.empty() ? nullptr : &schedule.parts.back();
-    if (last && last->lane == piece.lane && last->from == piece.from && last->to == piece.to && join(last->group, lookup))
-      continue;
-    schedule.parts.push_back({{}, piece.lane, piece.from, piece.to});
-    join(schedule.parts.back().group, lookup);
+    Part next = part(piece);
+    const Lookup& lookup = next.lookups[0];
+    if (!schedule.parts.empty() && whole(piece)) {
+      Part& last = schedule.parts.back();
+      if (last.strategy == next.strategy && last.lane == next.lane && last.from == next.from && last.to == next.to &&
+          last.lookups[0].rows.dim == lookup.rows.dim && last.lookups[0].rows.dtype == lookup.rows.dtype) {
+        last.lookups.push_back(lookup);
+        continue;
+      }
+    }
+    if (piece.last - piece.first < lookup.rows.count) {
+      const auto same = [&](const Piece& p) { return p.lookup == piece.lookup && p.from == piece.from && p.to == piece.to; };
+      next.sums = std::find_if(split.begin(), split.end(), same) - split.begin();
+      if (next.sums == static_cast<int64_t>(split.size())) {
+        split.push_back(piece);
+        schedule.shares.push_back(0);
+      }
+      schedule.shares[next.sums]++;
+    }
+    schedule.parts.push_back(std::move(next));
   }
   schedules_.push_back(std::move(schedule));
 }
 
-// One batch shared out among the lanes.
+// One batch, as tasks.
 struct Executor::Shared : Job {
   struct Task {
-    const Group* group;
+    const Part* part;
     int64_t from, to;
+    float* out;  // of a part whose sums are partial, but the first of them
   };
-  Shared(const Call& call, Form form) : call(call), form(form) {}
 
-  std::vector<int64_t> prepare(const Schedule& schedule, int lanes) {
+  Shared(const Schedule& schedule, const Call& call, Form form) : schedule(schedule), call(call), form(form) {}
+
+  // The tasks of each lane; returns where those of each end.
+  std::vector<int64_t> prepare(int lanes) {
     std::vector<int64_t> ends(lanes, 0);
+    left = std::vector<std::atomic<int64_t>>(schedule.shares.size());
+    partial.resize(schedule.shares.size());
+    for (size_t k = 0; k < left.size(); k++) left[k] = schedule.shares[k];
     for (const Part& part : schedule.parts) {
-      const int64_t from = bound(part.from, call.size), to = bound(part.to, call.size), bags = to - from;
-      const int64_t parts = std::clamp<int64_t>(bytes(part.group, from, to) / kTaskBytes, 1, std::max<int64_t>(bags, 1));
-      for (int64_t k = 0; k < parts; k++) {
-        const int64_t begin = from + bags * k / parts, end = from + bags * (k + 1) / parts;
-        if (begin < end) tasks.push_back({&part.group, begin, end});
-      }
-      ends[part.lane] = static_cast<int64_t>(tasks.size());
+      add(part);
+      ends[std::min<int64_t>(part.lane, lanes - 1)] = static_cast<int64_t>(tasks.size());
     }
     for (int lane = 1; lane < lanes; lane++) ends[lane] = std::max(ends[lane], ends[lane - 1]);
     return ends;
   }
 
-  // Of rows read and of rows written.
-  int64_t bytes(const Group& group, int64_t from, int64_t to) const {
-    int64_t total = 0;
-    for (const Lookup& lookup : group.lookups) {
-      const int64_t* offsets = form.jagged ? call.offsets + lookup.feature * call.size : nullptr;
-      total += (offsets ? offsets[to] - offsets[from] : to - from) * lookup.rows.stride + (to - from) * lookup.rows.dim * 4;
+  void add(const Part& part) {
+    const int64_t from = bound(part.from, call.size), to = bound(part.to, call.size), bags = to - from;
+    if (part.strategy == Strategy::stream) {
+      float* const own = scratch(part, bags);
+      if (bags) tasks.push_back({&part, from, to, own});
+      return;
     }
+    const int64_t parts = std::clamp<int64_t>(bytes(part, from, to) / kTaskBytes, 1, std::max<int64_t>(bags, 1));
+    for (int64_t k = 0; k < parts; k++) {
+      const int64_t begin = from + bags * k / parts, end = from + bags * (k + 1) / parts;
+      if (begin < end) tasks.push_back({&part, begin, end, nullptr});
+    }
+  }
+
+  // One id a bag needs no sums: each bag is filled by the part that has its row.
+  bool pooled() const { return form.jagged; }
+
+  float* scratch(const Part& part, int64_t bags) {
+    if (part.sums < 0 || !pooled()) return nullptr;
+    auto& own = partial[part.sums];
+    own.emplace_back(own.empty() ? nullptr : new float[bags * part.lookups[0].rows.dim]);
+    return own.back().get();
+  }
+
+  // Of rows read and of rows written.
+  int64_t bytes(const Part& part, int64_t from, int64_t to) const {
+    int64_t total = 0;
+    for (const Lookup& lookup : part.lookups)
+      total += ids(lookup, from, to) * lookup.rows.stride + (to - from) * lookup.rows.dim * 4;
     return total;
+  }
+
+  int64_t ids(const Lookup& lookup, int64_t from, int64_t to) const {
+    if (!form.jagged) return to - from;
+    const int64_t* const offsets = call.offsets + lookup.feature * call.size;
+    return offsets[to] - offsets[from];
   }
 
   void task(int64_t k) override {
     const Task& task = tasks[k];
-    const auto& lookups = task.group->lookups;
-    const int64_t found = task.group->kernels[index(form)](lookups.data(), static_cast<int64_t>(lookups.size()), call,
-                                                           task.from, task.to);
+    const Part& part = *task.part;
+    const int64_t found = part.strategy == Strategy::stream
+                              ? stream(task)
+                              : part.kernels[index(form)](part.lookups.data(), static_cast<int64_t>(part.lookups.size()),
+                                                          call, task.from, task.to);
     if (found) unknown.fetch_add(found, std::memory_order_relaxed);
   }
 
+  int64_t stream(const Task& task) {
+    const Part& part = *task.part;
+    const Lookup& lookup = part.lookups[0];
+    static thread_local std::vector<Entry> entries;
+    static thread_local std::vector<uint32_t> ends;
+    Range range{task.from, task.to, part.first, part.last, tile(lookup.rows), part.sums < 0 || pooled(),
+                call.out + lookup.column, call.out_stride, nullptr, nullptr};
+    if (task.out) {
+      range.out = task.out - task.from * lookup.rows.dim;
+      range.out_stride = lookup.rows.dim;
+    }
+    entries.resize(std::max<size_t>(entries.size(), ids(lookup, task.from, task.to)));
+    ends.resize(std::max<size_t>(ends.size(), ((part.last - part.first) >> range.tile) + 3));
+    range.entries = entries.data();
+    range.ends = ends.data();
+    const int64_t found = part.streamers[form.wide](lookup, call, range);
+    if (part.sums >= 0 && pooled() && left[part.sums].fetch_sub(1) == 1) add_up(task);
+    return found;
+  }
+
+  // The last one to finish adds the partial sums to those of the first, which are in place.
+  void add_up(const Task& task) {
+    const Lookup& lookup = task.part->lookups[0];
+    const auto& own = partial[task.part->sums];
+    for (size_t k = 1; k < own.size(); k++)
+      for (int64_t b = task.from; b < task.to; b++) {
+        float* const out = call.out + b * call.out_stride + lookup.column;
+        const float* const more = own[k].get() + (b - task.from) * lookup.rows.dim;
+        for (int32_t c = 0; c < lookup.rows.dim; c++) out[c] += more[c];
+      }
+  }
+
+  const Schedule& schedule;
   const Call& call;
   const Form form;
   std::vector<Task> tasks;
+  std::vector<std::vector<std::unique_ptr<float[]>>> partial;  // by sums, by part
+  std::vector<std::atomic<int64_t>> left;                      // parts of each of the sums that are not done
   std::atomic<int64_t> unknown{0};
 };
 
-const Executor::Schedule* Executor::schedule(int64_t size) const {
-  const Schedule* best = nullptr;
-  for (const Schedule& one : schedules_)
-    if (one.size <= size) best = &one;
-  return best;
+const Executor::Schedule& Executor::schedule(int64_t size) const {
+  const auto fits = std::find_if(schedules_.begin() + 1, schedules_.end(), [&](const auto& one) { return size <= one.size; });
+  return fits == schedules_.end() ? schedules_.back() : *fits;
 }
 
 int64_t Executor::run(const Call& call, Form form) const {
-  const Schedule* const found = pool_ ? schedule(call.size) : nullptr;
-  if (found) {
-    Shared job(call, form);
-    if (pool_->run(job, [&] { return job.prepare(*found, pool_->lanes()); })) return job.unknown.load();
+  const Schedule& found = schedule(call.size);
+  if (pool_ && !found.parts.empty() && found.parts.back().lane > 0) {
+    Shared job(found, call, form);
+    if (pool_->run(job, [&] { return job.prepare(pool_->lanes()); })) return job.unknown.load();
+  }
+  const bool simple = std::none_of(found.parts.begin(), found.parts.end(),
+                                   [](const Part& part) { return part.strategy == Strategy::stream; });
+  if (!simple) {
+    Shared job(found, call, form);
+    const int64_t count = job.prepare(1).back();
+    for (int64_t k = 0; k < count; k++) job.task(k);
+    return job.unknown.load();
   }
   int64_t unknown = 0;
-  for (const Group& group : groups_)
-    unknown += group.kernels[index(form)](group.lookups.data(), static_cast<int64_t>(group.lookups.size()), call, 0,
-                                          call.size);
+  for (const Part& part : found.parts)
+    unknown += part.kernels[index(form)](part.lookups.data(), static_cast<int64_t>(part.lookups.size()), call,
+                                         bound(part.from, call.size), bound(part.to, call.size));
   return unknown;
 }
 

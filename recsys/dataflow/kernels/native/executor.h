@@ -1,5 +1,6 @@
 // Runs a plan: all look-ups of a batch, on one core or shared out among several.
 #pragma once
+#include <memory>
 #include <vector>
 
 #include "pool.h"
@@ -20,39 +21,41 @@ struct Piece {
 
 class Executor {
  public:
+  // A pool's lanes are the plan's cores; without one the caller does all.
   Executor(const Isa& isa, const std::vector<Lookup>& lookups, Pool* pool);
 
-  // Pieces of every look-up, for batches from `size` on.
+  // Pieces that cover every look-up once, for batches of up to `size`; the last one also serves larger ones.
   void add_schedule(int64_t size, std::vector<Piece> pieces);
 
   // Fills the look-ups' columns and returns how many ids were out of range.
   int64_t run(const Call& call, Form form) const;
 
  private:
-  // Look-ups that one kernel serves together.
-  struct Group {
-    std::vector<Lookup> lookups;
-    Kernel kernels[8];  // by form
-  };
-  // A group for bags [from * size, to * size), by the core of a lane.
+  // What one core does in one go: look-ups of one kind, or, with a range of rows, a single one.
   struct Part {
-    Group group;
+    std::vector<Lookup> lookups;
+    Strategy strategy;
     int64_t lane;
+    int64_t first, last;
     double from, to;
+    int64_t sums;  // index of the sums that its own belong to, or -1: it fills all of its bags alone
+    Kernel kernels[8];  // by form
+    Streamer streamers[2];  // by width of the ids
   };
   struct Schedule {
-    int64_t size;
-    std::vector<Part> parts;  // ascending by lane
+    int64_t size = 0;
+    std::vector<Part> parts;          // ascending by lane
+    std::vector<int64_t> shares = {};  // how many parts make up each of the sums
   };
   struct Shared;
 
-  bool join(Group& group, const Lookup& lookup) const;
-  const Schedule* schedule(int64_t size) const;
+  Part part(const Piece& piece) const;
+  bool whole(const Piece& piece) const;
+  const Schedule& schedule(int64_t size) const;
 
   const Isa& isa_;
   std::vector<Lookup> lookups_;
-  std::vector<Group> groups_;
-  std::vector<Schedule> schedules_;
+  std::vector<Schedule> schedules_;  // ascending by size; before them, for want of any, one core that gathers
   Pool* pool_;
 };
 

@@ -6,9 +6,11 @@
 
 namespace recsys {
 
-#define RECSYS_DECLARE(isa)                                                                      \
-  namespace isa {                                                                                \
-  Kernel gather(Dtype dtype, int32_t dim, Form form);                                            \
+#define RECSYS_DECLARE(isa)                              \
+  namespace isa {                                        \
+  Kernel gather(Dtype dtype, int32_t dim, Form form);    \
+  Kernel vector(Dtype dtype, int32_t dim, Form form);    \
+  Streamer stream(Dtype dtype, bool wide);               \
   }
 RECSYS_DECLARE(portable)
 #if defined(__x86_64__)
@@ -20,10 +22,10 @@ RECSYS_DECLARE(avx512)
 // The best first.
 inline const Isa kIsas[] = {
 #if defined(__x86_64__)
-    {"avx512", avx512::gather},
-    {"avx2", avx2::gather},
+    {"avx512", avx512::gather, avx512::vector, avx512::stream},
+    {"avx2", avx2::gather, avx2::vector, avx2::stream},
 #endif
-    {"portable", portable::gather},
+    {"portable", portable::gather, portable::vector, portable::stream},
 };
 
 inline bool runs(const Isa& isa) {

@@ -7,19 +7,14 @@
 
 namespace recsys {
 
-// Tasks [begin, end) of one core, claimed one by one: by that core, and by others that have nothing left to do.
-struct alignas(64) Lane {
-  std::atomic<int64_t> next{0};
-  int64_t end = 0;
-};
-
 class Job {
  public:
   virtual ~Job() = default;
   virtual void task(int64_t index) = 0;
 };
 
-// A pool for `cpus.size()` lanes: the caller serves lane 0, a thread of the pool each other one, bound to its CPU.
+// A lane for every CPU, with a thread bound to it. The caller serves the lane of the CPU that it happens to run on, whose
+// thread sleeps on: bound to a CPU of its own it would wait behind the caller while another CPU has nothing to do.
 //
 // One job runs at a time. A caller that finds the pool at work does not wait: `run` returns false, and it works alone.
 // In a forked child the threads are gone; the first `run` there starts others.

@@ -44,10 +44,34 @@ struct Form {
   bool weighted;  // with weights
 };
 
+// An id of a range of rows, ready to be looked up.
+struct Entry {
+  uint32_t row;  // from the range's first
+  uint32_t bag;
+  float weight;
+};
+
+// Rows [first, last) of a table, for bags [from, to) of one look-up; ids of other rows are left to others.
+struct Range {
+  int64_t from, to;
+  int64_t first, last;
+  int32_t tile;  // a tile is 2^tile rows
+  bool whole;    // every bag is ours: it begins as zeros. Else a bag with an id of another range is not touched.
+  float* out;    // bag b goes to out + b * out_stride
+  int64_t out_stride;
+  Entry* entries;  // room for every id of the bags
+  uint32_t* ends;  // room for two more than there are tiles
+};
+
+// Serves a range, and returns how many ids of it were out of the table's range: these belong to row 0.
+using Streamer = int64_t (*)(const Lookup& lookup, const Call& call, const Range& range);
+
 // The kernels of one instruction set.
 struct Isa {
   const char* name;
   Kernel (*gather)(Dtype dtype, int32_t dim, Form form);
+  Kernel (*vector)(Dtype dtype, int32_t dim, Form form);  // null for rows that it does not serve
+  Streamer (*stream)(Dtype dtype, bool wide);
 };
 
 }  // namespace recsys
