@@ -11,9 +11,12 @@ from typing import Any
 
 from recsys import __version__
 
-__all__ = ["read_machine"]
+__all__ = ["available_memory", "read_machine"]
 
 CPU_INFO = Path("/proc/cpuinfo")
+MEMORY_INFO = Path("/proc/meminfo")
+OWN_CGROUPS = Path("/proc/self/cgroup")
+CGROUPS = Path("/sys/fs/cgroup")
 HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 
 
@@ -43,3 +46,42 @@ def _huge_pages() -> str | None:
     if not HUGE_PAGES.is_file():
         return None
     return HUGE_PAGES.read_text(encoding="utf-8").partition("[")[2].partition("]")[0] or None
+
+
+def available_memory() -> int:
+    """Bytes that this process can still be given: by the system, and under the limits of its control groups.
+
+    Where the system does not say, all memory that the machine has.
+    """
+    told = [_meminfo("MemAvailable"), *map(_left_in, _cgroup_folders())]
+    known = [size for size in told if size is not None]
+    return max(min(known), 0) if known else os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def _meminfo(key: str) -> int | None:
+    lines = MEMORY_INFO.read_text(encoding="utf-8").splitlines() if MEMORY_INFO.is_file() else []
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{key}:")), None)
+
+
+def _cgroup_folders() -> list[Path]:
+    """Where limits of memory may stand: of this process's group and of those around it, in both versions."""
+    folders = []
+    for line in OWN_CGROUPS.read_text(encoding="utf-8").splitlines() if OWN_CGROUPS.is_file() else []:
+        _, controllers, path = line.split(":", 2)
+        if controllers in ("", "memory"):  # of version 2, of version 1
+            root = CGROUPS / controllers
+            own = root / path.lstrip("/")
+            folders += [folder for folder in (own, *own.parents) if folder.is_relative_to(root)]
+    return folders
+
+
+def _left_in(folder: Path) -> int | None:
+    """The limit less what is used; files that the kernel keeps in memory do not count, for it gives them up."""
+    names = (("memory.max", "memory.current"), ("memory.limit_in_bytes", "memory.usage_in_bytes"))
+    try:
+        limit, used = next((folder / a, folder / b) for a, b in names if (folder / a).is_file())
+        stat = dict(line.split() for line in (folder / "memory.stat").read_text(encoding="utf-8").splitlines())
+        kept = int(stat.get("total_inactive_file", stat.get("inactive_file", 0)))
+        return int(limit.read_text()) - int(used.read_text()) + kept
+    except (StopIteration, OSError, ValueError):  # no such file, or `max`: no limit
+        return None
