@@ -30,12 +30,13 @@ template <class Row>
 inline void copy_wide(const char* row, int32_t dim, float* out) {
   constexpr int W = kWidth;
   const auto [scale, bias] = header<Row>(row, dim);
-  for (int32_t begin = 0; begin < dim; begin += W) {
-    const int32_t at = begin + W <= dim ? begin : dim - W;
+  const auto one = [&](int32_t at) {
     Floats<W> x = Row::template load<W>(row + at * sizeof(typename Row::Column));
     if constexpr (Row::scaled) x = x * scale + bias;
     store<W>(out + at, x);
-  }
+  };
+  for (int32_t at = 0; at + W <= dim; at += W) one(at);
+  if (dim % W) one(dim - W);
 }
 
 // One id a bag. Tried without gain: fetching rows ahead (the processor looks that far by itself), all look-ups of one bag

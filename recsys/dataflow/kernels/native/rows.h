@@ -72,6 +72,14 @@ struct Int8 {
   using Column = uint8_t;
   template <int W>
   static Floats<W> load(const char* at) {
+#if defined(__AVX512F__)
+    if constexpr (W == 16) return (Floats<16>)_mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(load_raw<__m128i>(at)));
+#endif
+#if defined(__AVX2__)
+    if constexpr (W == 8)
+      return (Floats<8>)_mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_cvtsi64_si128(load_raw<int64_t>(at))));
+    if constexpr (W == 4) return (Floats<4>)_mm_cvtepi32_ps(_mm_cvtepu8_epi32(_mm_cvtsi32_si128(load_raw<int32_t>(at))));
+#endif
     using Integers = typename VectorOf<int32_t, W>::type;
     return __builtin_convertvector(
         __builtin_convertvector(load_raw<typename VectorOf<uint8_t, W>::type>(at), Integers), Floats<W>);
