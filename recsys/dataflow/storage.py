@@ -97,7 +97,7 @@ def dequantise(stored: Tensor) -> Tensor:
     return stored[:, :-8].float() * header[:, :1] + header[:, 1:]
 
 
-def allocate(size: int) -> tuple[Tensor, str]:
+def allocate(size: int, huge: bool = True) -> tuple[Tensor, str]:
     """Memory of `size` bytes that begins on a huge page, and what pages it got: `huge`, or why not.
 
     Raises:
@@ -107,21 +107,20 @@ def allocate(size: int) -> tuple[Tensor, str]:
         memory = mmap.mmap(-1, size + HUGE_PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)  # shared ones get none
     except (OSError, ValueError, OverflowError) as error:
         raise ConfigError(f"no memory for tables of {size:,} bytes: {error}") from None
-    pages = _advise(memory)
+    pages = _advise(memory, "MADV_HUGEPAGE" if huge else "MADV_NOHUGEPAGE")
     whole = torch.frombuffer(memory, dtype=torch.uint8)
     start = -whole.data_ptr() % HUGE_PAGE
     return whole[start : start + size], pages
 
 
-def _advise(memory: mmap.mmap) -> str:
-    advice = getattr(mmap, "MADV_HUGEPAGE", None)
-    if advice is None:
+def _advise(memory: mmap.mmap, advice: str) -> str:
+    if not hasattr(mmap, advice):
         return "4 KB: the system has no transparent huge pages"
     try:
-        memory.madvise(advice)
+        memory.madvise(getattr(mmap, advice))
     except OSError as error:
         return f"4 KB: the system refuses huge pages ({error.strerror})"
-    return "huge"
+    return "huge" if advice == "MADV_HUGEPAGE" else "4 KB: as asked for"
 
 
 class Storage:

@@ -45,6 +45,7 @@ class CpuKernels:
         isa: The instruction set; by default the best that the processor has.
         cpus: CPUs to share a batch out among, the cores of a plan; the caller's thread works for the first.
         schedules: Who looks up what; by default one core does all.
+        timed: Keep pieces apart, for `times`; else those that are alike are done together, which is faster.
 
     Raises:
         ConfigError: Where the kernels were not built, or the processor does not run `isa`.
@@ -55,7 +56,7 @@ class CpuKernels:
         slots: Sequence[Slot],
         isa: str | None = None,
         cpus: Sequence[int] = (),
-        schedules: Sequence[Schedule] = (),
+        schedules: Sequence[Schedule] = (), timed: bool = False,
     ) -> None:
         if native is None:
             raise ConfigError(f"the C++ look-up kernels are not here ({missing}): install recsys with a C++ compiler")
@@ -65,9 +66,9 @@ class CpuKernels:
         self.slots = tuple(slots)  # keeps the rows alive: the kernels hold addresses
         self.isa = isa
         self._pool = native.Pool(list(cpus)) if len(cpus) > 1 else None
-        self._native: Any = native.Executor(isa, [_arguments(slot) for slot in slots], self._pool)
+        self._native: Any = native.Executor(isa, [_described(slot) for slot in slots], self._pool)
         for schedule in schedules:
-            self._native.add_schedule(schedule.batch, [self._piece(piece) for piece in schedule.pieces])
+            self._native.add_schedule(schedule.batch, [self._piece(piece) for piece in schedule.pieces], not timed)
         self._run = self._native.run
         self._features = max((slot.feature for slot in slots), default=-1) + 1
         self._width = max((slot.column + slot.rows.dim for slot in slots), default=0)
@@ -87,6 +88,16 @@ class CpuKernels:
         Raises:
             DataError: When `x` does not fit.
         """
+        arguments, _kept = self._arguments(ids, x)
+        return int(self._run(*arguments))
+
+    def times(self, ids: JaggedIds, x: Tensor, pieces: int) -> list[int]:
+        """Look up as `look_up` does, and return the nanoseconds of each of the schedule's pieces."""
+        arguments, _kept = self._arguments(ids, x)
+        return list(self._native.run_timed(pieces, *arguments))
+
+    def _arguments(self, ids: JaggedIds, x: Tensor) -> tuple[tuple[int | bool, ...], tuple[Tensor | None, ...]]:
+        """What the kernels are called with, and the tensors that must live until they return."""
         # Each question to a tensor takes some 50 ns, and a small batch 500 in all: ask once, and explain elsewhere.
         values, offsets, weights = ids.values, ids.offsets, ids.weights
         shape, strides = x.shape, x.stride()
@@ -104,26 +115,24 @@ class CpuKernels:
         if weights is not None and weights.dtype is not torch.float32:
             weights = weights.float()
         values, offsets, weights = _packed(values), _packed(offsets), _packed(weights)
-        return int(
-            self._run(
-                values.data_ptr(),
-                values.dtype is torch.int64,
-                0 if offsets is None else offsets.data_ptr(),
-                0 if weights is None else weights.data_ptr(),
-                shape[0],
-                x.data_ptr(),
-                strides[0],
-            )
+        arguments = (
+            values.data_ptr(),
+            values.dtype is torch.int64,
+            0 if offsets is None else offsets.data_ptr(),
+            0 if weights is None else weights.data_ptr(),
+            shape[0],
+            x.data_ptr(),
+            strides[0],
         )
+        return arguments, (values, offsets, weights)
 
 
-def _arguments(slot: Slot) -> tuple[int | bool, ...]:
+def _described(slot: Slot) -> tuple[int | bool, ...]:
     data = slot.rows.data
-    stride = data.stride(0) * data.element_size()
     return (
         data.data_ptr(),
         data.shape[0],
-        stride,
+        data.stride(0) * data.element_size(),
         slot.rows.dim,
         _DTYPES[slot.rows.dtype],
         slot.feature,

@@ -1,7 +1,9 @@
 #include "executor.h"
 
 #include <algorithm>
+#include <chrono>
 #include <cmath>
+#include <numeric>
 
 namespace recsys {
 namespace {
@@ -19,6 +21,22 @@ int32_t tile(const Rows& rows) {
   return std::max<int32_t>(0, static_cast<int32_t>(std::log2(std::max<int64_t>(1, kTileBytes / rows.stride))));
 }
 
+// Adds the nanoseconds that it lives to a sum, if there is one.
+class Watch {
+ public:
+  explicit Watch(std::atomic<int64_t>* sum) : sum_(sum) {
+    if (sum_) start_ = std::chrono::steady_clock::now();
+  }
+  ~Watch() {
+    if (sum_) sum_->fetch_add((std::chrono::steady_clock::now() - start_) / std::chrono::nanoseconds(1));
+  }
+  Watch(const Watch&) = delete;
+
+ private:
+  std::atomic<int64_t>* const sum_;
+  std::chrono::steady_clock::time_point start_;
+};
+
 }  // namespace
 
 Executor::Executor(const Isa& isa, const std::vector<Lookup>& lookups, Pool* pool)
@@ -26,16 +44,16 @@ Executor::Executor(const Isa& isa, const std::vector<Lookup>& lookups, Pool* poo
   std::vector<Piece> pieces;
   for (size_t k = 0; k < lookups.size(); k++)
     pieces.push_back({static_cast<int64_t>(k), 0, Strategy::gather, 0, lookups[k].rows.count, 0.0, 1.0});
-  add_schedule(0, pieces);
+  add_schedule(0, pieces, true);
 }
 
 bool Executor::whole(const Piece& piece) const {
   return piece.first == 0 && piece.last == lookups_[piece.lookup].rows.count && piece.strategy != Strategy::stream;
 }
 
-Executor::Part Executor::part(const Piece& piece) const {
+Executor::Part Executor::part(const Piece& piece, int64_t place) const {
   const Rows& rows = lookups_[piece.lookup].rows;
-  Part part{{lookups_[piece.lookup]}, piece.strategy, piece.lane, piece.first, piece.last, piece.from, piece.to, -1, {}, {}};
+  Part part{{lookups_[piece.lookup]}, piece.strategy, piece.lane, place, piece.first, piece.last, piece.from, piece.to, -1, {}, {}};
   for (int k = 0; k < 8; k++) {
     const Form form{(k & 4) != 0, (k & 2) != 0, (k & 1) != 0};
     const bool vector = piece.strategy == Strategy::vector && rows.count <= INT32_MAX;
@@ -47,14 +65,17 @@ Executor::Part Executor::part(const Piece& piece) const {
   return part;
 }
 
-void Executor::add_schedule(int64_t size, std::vector<Piece> pieces) {
-  std::stable_sort(pieces.begin(), pieces.end(), [](const Piece& a, const Piece& b) { return a.lane < b.lane; });
+void Executor::add_schedule(int64_t size, const std::vector<Piece>& pieces, bool join) {
+  std::vector<int64_t> order(pieces.size());
+  std::iota(order.begin(), order.end(), 0);
+  std::stable_sort(order.begin(), order.end(), [&](int64_t a, int64_t b) { return pieces[a].lane < pieces[b].lane; });
   Schedule schedule{size, {}};
   std::vector<Piece> split;  // the first part of each of the sums
-  for (const Piece& piece : pieces) {
-    Part next = part(piece);
+  for (const int64_t place : order) {
+    const Piece& piece = pieces[place];
+    Part next = part(piece, place);
     const Lookup& lookup = next.lookups[0];
-    if (!schedule.parts.empty() && whole(piece)) {
+    if (join && !schedule.parts.empty() && whole(piece)) {
       Part& last = schedule.parts.back();
       if (last.strategy == next.strategy && last.lane == next.lane && last.from == next.from && last.to == next.to &&
           last.lookups[0].rows.dim == lookup.rows.dim && last.lookups[0].rows.dtype == lookup.rows.dtype) {
@@ -84,7 +105,8 @@ struct Executor::Shared : Job {
     float* out;  // of a part whose sums are partial, but the first of them
   };
 
-  Shared(const Schedule& schedule, const Call& call, Form form) : schedule(schedule), call(call), form(form) {}
+  Shared(const Schedule& schedule, const Call& call, Form form, std::atomic<int64_t>* times)
+      : schedule(schedule), call(call), form(form), times(times) {}
 
   // The tasks of each lane; returns where those of each end.
   std::vector<int64_t> prepare(int lanes) {
@@ -141,6 +163,7 @@ struct Executor::Shared : Job {
   void task(int64_t k) override {
     const Task& task = tasks[k];
     const Part& part = *task.part;
+    const Watch watch(times ? times + part.piece : nullptr);
     const int64_t found = part.strategy == Strategy::stream
                               ? stream(task)
                               : part.kernels[index(form)](part.lookups.data(), static_cast<int64_t>(part.lookups.size()),
@@ -183,6 +206,7 @@ struct Executor::Shared : Job {
   const Schedule& schedule;
   const Call& call;
   const Form form;
+  std::atomic<int64_t>* const times;
   std::vector<Task> tasks;
   std::vector<std::vector<std::unique_ptr<float[]>>> partial;  // by sums, by part
   std::vector<std::atomic<int64_t>> left;                      // parts of each of the sums that are not done
@@ -194,24 +218,25 @@ const Executor::Schedule& Executor::schedule(int64_t size) const {
   return fits == schedules_.end() ? schedules_.back() : *fits;
 }
 
-int64_t Executor::run(const Call& call, Form form) const {
+int64_t Executor::run(const Call& call, Form form, std::atomic<int64_t>* times) const {
   const Schedule& found = schedule(call.size);
+  const auto streams = [](const Part& part) { return part.strategy == Strategy::stream; };
   if (pool_ && !found.parts.empty() && found.parts.back().lane > 0) {
-    Shared job(found, call, form);
+    Shared job(found, call, form, times);
     if (pool_->run(job, [&] { return job.prepare(pool_->lanes()); })) return job.unknown.load();
   }
-  const bool simple = std::none_of(found.parts.begin(), found.parts.end(),
-                                   [](const Part& part) { return part.strategy == Strategy::stream; });
-  if (!simple) {
-    Shared job(found, call, form);
+  if (std::any_of(found.parts.begin(), found.parts.end(), streams)) {
+    Shared job(found, call, form, times);
     const int64_t count = job.prepare(1).back();
     for (int64_t k = 0; k < count; k++) job.task(k);
     return job.unknown.load();
   }
   int64_t unknown = 0;
-  for (const Part& part : found.parts)
+  for (const Part& part : found.parts) {
+    const Watch watch(times ? times + part.piece : nullptr);
     unknown += part.kernels[index(form)](part.lookups.data(), static_cast<int64_t>(part.lookups.size()), call,
                                          bound(part.from, call.size), bound(part.to, call.size));
+  }
   return unknown;
 }
 

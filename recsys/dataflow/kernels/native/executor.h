@@ -24,11 +24,13 @@ class Executor {
   // A pool's lanes are the plan's cores; without one the caller does all.
   Executor(const Isa& isa, const std::vector<Lookup>& lookups, Pool* pool);
 
-  // Pieces that cover every look-up once, for batches of up to `size`; the last one also serves larger ones.
-  void add_schedule(int64_t size, std::vector<Piece> pieces);
+  // Pieces that cover every look-up once, for batches of up to `size`; the last one also serves larger ones. Pieces that
+  // are alike are joined, unless each is to be timed.
+  void add_schedule(int64_t size, const std::vector<Piece>& pieces, bool join);
 
-  // Fills the look-ups' columns and returns how many ids were out of range.
-  int64_t run(const Call& call, Form form) const;
+  // Fills the look-ups' columns and returns how many ids were out of range. With `times`, one for each piece of the
+  // schedule, it adds the nanoseconds that each took.
+  int64_t run(const Call& call, Form form, std::atomic<int64_t>* times = nullptr) const;
 
  private:
   // What one core does in one go: look-ups of one kind, or, with a range of rows, a single one.
@@ -36,6 +38,7 @@ class Executor {
     std::vector<Lookup> lookups;
     Strategy strategy;
     int64_t lane;
+    int64_t piece;  // its first one's place in the schedule
     int64_t first, last;
     double from, to;
     int64_t sums;  // index of the sums that its own belong to, or -1: it fills all of its bags alone
@@ -49,7 +52,7 @@ class Executor {
   };
   struct Shared;
 
-  Part part(const Piece& piece) const;
+  Part part(const Piece& piece, int64_t place) const;
   bool whole(const Piece& piece) const;
   const Schedule& schedule(int64_t size) const;
 

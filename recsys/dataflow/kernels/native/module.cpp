@@ -47,17 +47,34 @@ std::vector<Piece> unpack(const std::vector<PieceArgs>& args) {
   return pieces;
 }
 
+Call pack(uintptr_t values, uintptr_t offsets, uintptr_t weights, int64_t size, uintptr_t out, int64_t out_stride) {
+  return {reinterpret_cast<const void*>(values),
+          reinterpret_cast<const int64_t*>(offsets),
+          reinterpret_cast<const float*>(weights),
+          size,
+          reinterpret_cast<float*>(out),
+          out_stride};
+}
+
 int64_t run(const Executor& executor, uintptr_t values, bool wide, uintptr_t offsets, uintptr_t weights, int64_t size,
             uintptr_t out, int64_t out_stride) {
-  const Call call{reinterpret_cast<const void*>(values),   reinterpret_cast<const int64_t*>(offsets),
-                  reinterpret_cast<const float*>(weights), size,
-                  reinterpret_cast<float*>(out),           out_stride};
-  return executor.run(call, {wide, offsets != 0, weights != 0});
+  return executor.run(pack(values, offsets, weights, size, out, out_stride), {wide, offsets != 0, weights != 0});
+}
+
+std::vector<int64_t> run_timed(const Executor& executor, size_t pieces, uintptr_t values, bool wide, uintptr_t offsets,
+                               uintptr_t weights, int64_t size, uintptr_t out, int64_t out_stride) {
+  std::vector<std::atomic<int64_t>> times(pieces);
+  {
+    nb::gil_scoped_release release;
+    executor.run(pack(values, offsets, weights, size, out, out_stride), {wide, offsets != 0, weights != 0}, times.data());
+  }
+  return {times.begin(), times.end()};
 }
 
 }  // namespace
 
 NB_MODULE(_native, m) {
+  m.attr("__doc__") = "The look-up kernels; recsys.dataflow.kernels.cpu is their door.";
   m.def("isas", names, "Instruction sets that this build has and this processor runs, the best first.");
   nb::class_<Pool>(m, "Pool").def(nb::init<std::vector<int>>(), nb::arg("cpus")).def_prop_ro("lanes", &Pool::lanes);
   nb::class_<Executor>(m, "Executor")
@@ -68,8 +85,9 @@ NB_MODULE(_native, m) {
           },
           nb::arg("isa"), nb::arg("lookups"), nb::arg("pool").none(), nb::keep_alive<1, 4>())
       .def("add_schedule",
-           [](Executor& self, int64_t size, const std::vector<PieceArgs>& pieces) {
-             self.add_schedule(size, unpack(pieces));
+           [](Executor& self, int64_t size, const std::vector<PieceArgs>& pieces, bool join) {
+             self.add_schedule(size, unpack(pieces), join);
            })
+      .def("run_timed", run_timed)
       .def("run", run, nb::call_guard<nb::gil_scoped_release>());
 }

@@ -1,0 +1,266 @@
+"""A platform: what a machine's look-ups were measured to cost, in a file that people can read and edit."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Literal, Self
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import Field, model_validator
+
+from recsys.config import Config, read_toml
+from recsys.data.cache import root
+from recsys.dataflow.workload import Dtype
+from recsys.errors import ConfigError
+from recsys.machine import read_machine
+
+__all__ = ["Alone", "Core", "Pages", "Platform", "Reading", "Written", "default_path", "here", "read_cores"]
+
+Pages = Literal["huge", "4k"]
+
+_CPUS = Path("/sys/devices/system/cpu")
+_NODES = Path("/sys/devices/system/node")
+
+
+class Core(Config):
+    """A CPU as the system numbers it, and what it shares with others."""
+
+    cpu: int
+    core: int = 0
+    """CPUs of one core are its hardware threads (SMT)."""
+    node: int = 0
+    """The memory node (NUMA) that is near."""
+    l1: int = Field(default=32 << 10, ge=1)
+    l2: int = Field(default=1 << 20, ge=1)
+    l3: int = Field(default=32 << 20, ge=1)
+    """Bytes of the data caches; that of the second level is taken to be private."""
+    l3_cpus: int = Field(default=1, ge=1)
+    """How many CPUs share the third one."""
+
+
+class Reading(Config):
+    """Rows of one size read at random from a working set, by one core."""
+
+    row_bytes: int = Field(ge=1)
+    working_set: int = Field(ge=1)
+    """Bytes that the ids fall on, all of them alike."""
+    pages: Pages = "huge"
+    one_ns: float = Field(gt=0)
+    """Nanoseconds of a bag of one id, written to a place in the nearest cache."""
+    more_ns: float = Field(gt=0)
+    """Nanoseconds of an id of a long bag."""
+
+
+class Alone(Config):
+    """Rows that lie alone in their 4 KB pages: finding the page costs more than reading the row."""
+
+    row_bytes: int = Field(ge=1)
+    pages: int = Field(ge=1)
+    """Bytes of all the pages."""
+    ns: float = Field(gt=0)
+    """Nanoseconds of a bag of one id."""
+
+
+class Written(Config):
+    """What it costs to write a pooled row to an output of some size, over writing it to the nearest cache."""
+
+    row_bytes: int = Field(ge=1)
+    output: int = Field(ge=1)
+    ns: float = Field(ge=0)
+
+
+class Platform(Config):
+    """A measured machine. Times are of one core unless said; ns are of one id or one bag."""
+
+    version: Literal[1] = 1
+    cpu: str
+    isa: str
+    """The instruction set of the kernels that were measured."""
+    cores: tuple[Core, ...]
+    seconds: float = 0.0
+    """How long it took to measure."""
+    spread: float = 0.0
+    """Median over all readings of (largest - smallest) / median, over the passes."""
+    call_us: float = Field(gt=0)
+    """A call of the executor that looks up next to nothing."""
+    lookup_us: float = Field(ge=0)
+    """What each further look-up adds to a call."""
+    wake_us: tuple[tuple[int, float], ...] = ()
+    """(cores, µs that sharing a batch out among them adds), of threads that slept."""
+    crowd: tuple[tuple[int, float], ...] = ()
+    """(working set of each core, its time with all cores reading ÷ alone)."""
+    read_gbs: float = Field(gt=0)
+    """Bytes a nanosecond of reading memory in order."""
+    bag_ns: tuple[tuple[int, float], ...]
+    """(row bytes, ns of a bag beside its ids), for bags of one length."""
+    ragged_ns: float = Field(ge=0)
+    """What a bag adds where lengths vary: the processor cannot foresee its end."""
+    column_ns: dict[Dtype, float]
+    """What turning a column into float32 adds, over a float32 row of as many bytes."""
+    scan_ns: float = Field(gt=0)
+    """An id that strategy `stream` finds to be another range's."""
+    sort_ns: float = Field(gt=0)
+    """An id that it sorts by tile."""
+    add_ns: tuple[tuple[int, float], ...]
+    """(row bytes, ns of adding a row of a tile to its bag)."""
+    vector: tuple[tuple[int, float], ...] = ()
+    """(working set, ns of an id by strategy `vector`); none where the processor has no kernel for it."""
+    gather: tuple[Reading, ...]
+    scatter: tuple[Alone, ...]
+    write: tuple[Written, ...]
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        for pages in ("huge", "4k"):
+            found = [r for r in self.gather if r.pages == pages]
+            sizes, sets = {r.row_bytes for r in found}, {r.working_set for r in found}
+            if len(found) != len(sizes) * len(sets) or (pages == "huge" and not found):
+                raise ValueError(f"`gather` must hold each row size with each working set once, for {pages} pages")
+        if not self.write or not self.bag_ns or not self.add_ns or not self.cores:
+            raise ValueError("`cores`, `write`, `bag_ns` and `add_ns` must not be empty")
+        return self
+
+    @property
+    def fingerprint(self) -> str:
+        """Short hash of what the machine is, not of what was measured."""
+        facts = f"{self.cpu}|{len(self.cores)}|{[(c.core, c.node, c.l1, c.l2, c.l3, c.l3_cpus) for c in self.cores]}"
+        return hashlib.sha256(facts.encode()).hexdigest()[:12]
+
+    @property
+    def private(self) -> int:
+        """Bytes of cache that a core has for itself: the second level, where hardware threads do not share it."""
+        first = self.cores[0]
+        return first.l2 // sum(1 for core in self.cores if core.core == first.core and core.node == first.node)
+
+    def one_ns(self, row_bytes: float, working_set: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        """Nanoseconds of a bag of one id, for each working set."""
+        return self._surfaces[0](row_bytes, working_set)
+
+    def more_ns(self, row_bytes: float, working_set: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        """Nanoseconds of an id of a long bag, for each working set."""
+        return self._surfaces[1](row_bytes, working_set)
+
+    def write_ns(self, row_bytes: float, output: float) -> float:
+        """Nanoseconds that writing a pooled row to an output of so many bytes adds."""
+        return float(self._surfaces[2](row_bytes, np.array([output]))[0])
+
+    def alone_ns(self, row_bytes: float, pages: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        """Nanoseconds of a bag of one id, of rows that lie alone in pages of so many bytes, for each."""
+        return self._surfaces[3](row_bytes, pages)
+
+    @cached_property
+    def _surfaces(self) -> tuple[_Surface, _Surface, _Surface, _Surface]:
+        huge = [r for r in self.gather if r.pages == "huge"]
+        return (
+            _Surface([(r.row_bytes, r.working_set, r.one_ns) for r in huge]),
+            _Surface([(r.row_bytes, r.working_set, r.more_ns) for r in huge]),
+            _Surface([(w.row_bytes, w.output, w.ns) for w in self.write]),
+            _Surface([(a.row_bytes, a.pages, a.ns) for a in self.scatter]),
+        )
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Read a platform's TOML file.
+
+        Raises:
+            ConfigError: When it is absent or says what cannot be.
+        """
+        return cls.parse(read_toml(path), str(path))
+
+
+class _Surface:
+    """Readings over (row bytes, size), interpolated between the logarithms of both.
+
+    Outside they are as at the edge, but a row larger than the largest costs in proportion.
+    """
+
+    def __init__(self, points: Sequence[tuple[int, int, float]]) -> None:
+        self.rows = sorted({row for row, _, _ in points})
+        self.sizes = np.log(sorted({size for _, size, _ in points}))
+        found = {(row, size): ns for row, size, ns in points}
+        sizes = sorted({size for _, size, _ in points})
+        self.ns = np.array([[found[row, size] for size in sizes] for row in self.rows])
+
+    def __call__(self, row_bytes: float, size: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        beyond = max(1.0, row_bytes / self.rows[-1])
+        log = np.log(np.maximum(size, 1.0))
+        at_rows = np.array([np.interp(log, self.sizes, row) for row in self.ns])
+        place = float(np.interp(np.log(row_bytes), np.log(self.rows), np.arange(len(self.rows))))
+        low = min(int(place), max(len(self.rows) - 2, 0))
+        high = min(low + 1, len(self.rows) - 1)
+        found: npt.NDArray[np.float64] = at_rows[low] + (at_rows[high] - at_rows[low]) * (place - low)
+        return found * beyond
+
+
+def read_cores() -> tuple[Core, ...]:
+    """The CPUs that this process may use: first one hardware thread of each core, then the others."""
+    allowed = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
+    cores = [_read_core(cpu) for cpu in allowed]
+    seen: dict[tuple[int, int], int] = {}
+    order = {core.cpu: seen.setdefault((core.node, core.core), 0) for core in cores}
+    for core in cores:
+        order[core.cpu] = seen[core.node, core.core]
+        seen[core.node, core.core] += 1
+    return tuple(sorted(cores, key=lambda core: (order[core.cpu], core.cpu)))
+
+
+def _read_core(cpu: int) -> Core:
+    folder = _CPUS / f"cpu{cpu}"
+    caches = {}
+    for index in sorted(folder.glob("cache/index*")):
+        if _text(index / "type") in ("Data", "Unified"):
+            caches[_text(index / "level")] = (_bytes(_text(index / "size")), _text(index / "shared_cpu_list"))
+    nodes = [int(node.name[4:]) for node in sorted(_NODES.glob("node[0-9]*")) if (node / f"cpu{cpu}").exists()]
+    core = _text(folder / "topology" / "core_id")
+    facts = {
+        name: caches[level][0] for name, level in (("l1", "1"), ("l2", "2"), ("l3", "3")) if caches.get(level, (0,))[0]
+    }
+    shared = _count(caches["3"][1]) if "3" in caches else 1
+    return Core(
+        cpu=cpu, core=int(core) if core.isdigit() else cpu, node=nodes[0] if nodes else 0, l3_cpus=shared, **facts
+    )
+
+
+def _text(path: Path) -> str:
+    return path.read_text(encoding="utf-8").strip() if path.is_file() else ""
+
+
+def _bytes(text: str) -> int:
+    """``2048K`` as a number; 0 for nothing."""
+    unit = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}.get(text[-1:], 1)
+    digits = text.rstrip("KMG")
+    return int(digits) * unit if digits.isdigit() else 0
+
+
+def _count(cpus: str) -> int:
+    """How many CPUs a list such as ``0-3,8`` names; at least 1."""
+    ends = [part.partition("-") for part in cpus.split(",") if part]
+    return max(1, sum(int(last or first) - int(first) + 1 for first, _, last in ends))
+
+
+def default_path() -> Path:
+    """Where `recsys profile` writes and `recsys plan` looks."""
+    return root() / "platform.toml"
+
+
+def here(path: Path | None = None) -> Platform:
+    """The platform in a file that the user names, or what `recsys profile` has measured on this machine.
+
+    Raises:
+        ConfigError: When there is none, or the one that `recsys profile` wrote is of another machine.
+    """
+    if path is not None:
+        return Platform.read(path)
+    path = default_path()
+    if not path.is_file():
+        raise ConfigError("this machine has not been measured: run `recsys profile`, or name a file with --platform")
+    found = Platform.read(path)
+    if found.cpu != read_machine()["cpu"] or len(found.cores) != len(read_cores()):
+        cores = len(found.cores)
+        raise ConfigError(f"{path} is of another machine ({found.cpu}, {cores} cores): run `recsys profile` again")
+    return found
