@@ -1,16 +1,16 @@
 """Predict what pieces of look-ups cost on a platform: from its measured readings and the ids' statistics.
 
 *Where a row is found.* An id costs what its row takes to come and what finding its page takes. Both grow with what the
-core has gone through since it was last there: W bytes of lines, V bytes of pages, as in a cache that keeps what was used
-last. Over x bags, a look-up whose steps j have places of b_j bytes that are hit r_j times a bag goes through
+core has gone through since it was last there: W bytes of lines, V bytes of pages, as in a cache that keeps what was
+used last. Over x bags, a look-up whose steps j have places of b_j bytes that are hit r_j times a bag goes through
 
     D(x) = Σ_j b_j (1 - exp(-r_j x)).
 
 The time until a place is hit again is exponential; its mean cost is taken over five quantiles.
 
 *Bursts.* A core reads some bags of one look-up, then of the next. Of a place that is hit λ times in such a burst, a
-share (1 - exp(-λ)) / λ of the hits is the burst's first: since then all look-ups of the core had their turn, and the ids
-and the output have passed by. The other hits come after bags of the same burst only.
+share (1 - exp(-λ)) / λ of the hits is the burst's first: since then all look-ups of the core had their turn, and the
+ids and the output have passed by. The other hits come after bags of the same burst only.
 
 Within a core's private cache W counts the core's own look-ups; beyond it, those of the whole workload, since what lies
 behind is shared.

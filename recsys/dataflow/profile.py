@@ -1,8 +1,8 @@
 """Measure what look-ups cost on this machine, with the kernels that will do them, in under two minutes.
 
 Every quantity is a *probe*: a few short runs of a kernel over ids that were not read before. The probes take turns,
-pass after pass, so that a moment when the machine was busy touches each of them a little and not one of them wholly; the
-median over the passes is kept, and how far they lay apart.
+pass after pass, so that a moment when the machine was busy touches each of them a little and not one of them wholly;
+the median over the passes is kept, and how far they lay apart.
 """
 
 from __future__ import annotations

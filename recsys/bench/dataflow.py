@@ -1,0 +1,214 @@
+"""Run plans: what the cost model predicted beside what was measured, for every piece, and other plans beside ours.
+
+The tables of a workload are made up, its ids drawn as its statistics say. Every batch is a new one, since one that was
+just looked up would be found in the caches. Plans take turns batch by batch: planned, symmetric (every core does all
+look-ups for its share of the batch), one core.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from recsys.bench.card import machine
+from recsys.data.batch import JaggedIds
+from recsys.dataflow.cost import CostModel
+from recsys.dataflow.ids import batch as draw
+from recsys.dataflow.kernels.cpu import CpuKernels
+from recsys.dataflow.kernels.reference import Slot, look_up
+from recsys.dataflow.plan import DataFlowPlan, Schedule
+from recsys.dataflow.planner import plan, symmetric
+from recsys.dataflow.platform import Platform
+from recsys.dataflow.storage import Rows, allocate
+from recsys.dataflow.workload import Ids, Workload, refuse_too_big
+from recsys.errors import ConfigError
+
+__all__ = ["DISTRIBUTIONS", "measure", "rig", "with_ids"]
+
+Distribution = Literal["as it is", "zipf", "uniform", "equal"]
+DISTRIBUTIONS: tuple[Distribution, ...] = get_args(Distribution)
+
+_IDS = 12_000_000
+"""Ids that are drawn for a workload and batch size, at most, unless a few batches need more."""
+_BATCHES = 12, 400
+"""Fewest and most batches."""
+
+
+def with_ids(workload: Workload, distribution: Distribution) -> Workload:
+    """The same with other ids: how many a bag holds stays."""
+    if distribution == "as it is":
+        return workload
+    changed = [
+        lookup.model_copy(update={"ids": Ids(bags=lookup.ids.bags, distribution=distribution)})
+        for lookup in workload.lookups
+    ]
+    return workload.model_copy(update={"lookups": tuple(changed)})
+
+
+def rig(workload: Workload) -> tuple[list[Slot], int]:
+    """Slots over made-up float32 tables on huge pages, and the columns that they fill.
+
+    Raises:
+        ConfigError: When the tables do not fit into memory; nothing is allocated then.
+    """
+    refuse_too_big(workload)
+    memory, _ = allocate(sum(table.rows * table.dim * 4 for table in workload.tables))
+    floats, block = memory.view(torch.float32), torch.rand(1 << 20, generator=torch.Generator().manual_seed(0))
+    for at in range(0, len(floats), len(block)):
+        part = floats[at : at + len(block)]
+        part.copy_(block[: len(part)])
+    tables, at = {}, 0
+    for table in workload.tables:
+        rows = floats[at : at + table.rows * table.dim].view(table.rows, table.dim)
+        tables[table.name], at = Rows(rows, table.dim, "fp32"), at + rows.numel()
+    slots, column = [], 0
+    for k, lookup in enumerate(workload.lookups):
+        pooling: Literal["sum", "mean"] = "mean" if lookup.pooling == "mean" else "sum"
+        slots.append(Slot(lookup.name, k, tables[lookup.table], column, pooling))
+        column += tables[lookup.table].dim
+    return slots, column
+
+
+def measure(
+    workloads: Sequence[Workload],
+    platform: Platform,
+    cores: int | None = None,
+    batches: Sequence[int] = (),
+    ids: Sequence[Distribution] = ("as it is", "uniform", "equal"),
+) -> dict[str, Any]:
+    """Plan and run each workload.
+
+    Args:
+        workloads: Their tables must fit into memory, one workload at a time.
+        platform: Of this machine.
+        cores: How many to plan for; by default all.
+        batches: By default each workload's own.
+        ids: Which distributions to draw.
+
+    Raises:
+        ConfigError: For more cores than there are, or tables that do not fit.
+    """
+    there = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = cores or min(len(platform.cores), there)
+    if not 0 < cores <= there:
+        raise ConfigError(f"expected 1 to {there} cores, as many as this process has, got {cores}")
+    for workload in workloads:
+        refuse_too_big(workload)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        rows = [row for workload in workloads for row in _workload(workload, platform, cores, batches, ids)]
+    finally:
+        torch.set_num_threads(threads)
+    errors = [abs(p["predicted_us"] / p["us"] - 1) for row in rows for p in row["pieces"] if p["us"] > 0]
+    summary = {"median_error": _rounded(statistics.median(errors)), "worst_error": _rounded(max(errors))}
+    return {"bench": "dataflow", "machine": machine(), "platform": platform.fingerprint, **summary, "rows": rows}
+
+
+def _workload(
+    workload: Workload, platform: Platform, cores: int, batches: Sequence[int], ids: Sequence[Distribution]
+) -> Iterator[dict[str, Any]]:
+    slots, width = rig(workload)
+    sizes = batches or workload.batch_sizes
+    with tqdm(total=len(ids) * len(sizes), desc=workload.name, unit="run", disable=None) as bar:
+        for distribution in ids:
+            drawn = with_ids(workload, distribution)
+            for size in sizes:
+                yield {
+                    "workload": workload.name,
+                    "ids": distribution,
+                    **_run(drawn, slots, width, platform, cores, size),
+                }
+                bar.update()
+
+
+def _run(
+    workload: Workload, slots: Sequence[Slot], width: int, platform: Platform, cores: int, size: int
+) -> dict[str, Any]:
+    costs = CostModel(workload, platform)
+    plans = {"planned": plan(workload, costs, cores, [size]), "symmetric": symmetric(workload, costs, cores, size)}
+    if cores > 1:
+        plans["one core"] = symmetric(workload, costs, 1, size)
+    planned = plans["planned"].schedules[0]
+    order = [core.cpu for core in platform.cores]
+    kernels = {name: _kernels(slots, one, order) for name, one in plans.items()}
+    timed = _kernels(slots, plans["planned"], order, timed=True)
+    x = torch.zeros(size, width)
+    drawn = _draw(workload, size)
+    _check(slots, drawn[0], kernels, x)
+    runs: dict[str, Callable[[JaggedIds], object]] = {
+        name: lambda ids, one=one: one.look_up(ids, x)
+        for name, one in kernels.items()  # type: ignore[misc]
+    }
+    pieces: list[list[int]] = []
+    runs["pieces"] = lambda ids: pieces.append(timed.times(ids, x, len(planned.pieces)))
+    us = _interleaved(runs, drawn)
+    return {
+        "batch": size,
+        "cores": cores,
+        "predicted_us": round(planned.predicted_us, 2),
+        "us": us["planned"],
+        "bound_us": round(planned.bound_us, 2),
+        "symmetric_us": us["symmetric"],
+        "one_core_us": us.get("one core", us["planned"]),
+        "ratio_symmetric": _rounded(us["symmetric"] / us["planned"]),
+        "pieces": _pieces(planned, pieces),
+    }
+
+
+def _kernels(slots: Sequence[Slot], made: DataFlowPlan, order: Sequence[int], timed: bool = False) -> CpuKernels:
+    used = max((piece.core or 0 for piece in made.schedules[0].pieces), default=0) + 1
+    return CpuKernels(slots, cpus=order[:used], schedules=made.schedules, timed=timed)
+
+
+def _draw(workload: Workload, size: int) -> list[JaggedIds]:
+    ids = max(1.0, size * sum(lookup.ids.mean for lookup in workload.lookups))
+    rng, count = np.random.default_rng(0), int(np.clip(_IDS / ids, *_BATCHES))
+    return [draw(workload, size, rng) for _ in range(4 * (count // 4))]
+
+
+def _check(slots: Sequence[Slot], ids: JaggedIds, kernels: dict[str, CpuKernels], x: Tensor) -> None:
+    """Every plan gives what the reference gives."""
+    expected = torch.zeros_like(x)
+    look_up(slots, ids, expected)
+    for one in kernels.values():
+        one.look_up(ids, x.zero_())
+        torch.testing.assert_close(x, expected, rtol=1e-4, atol=1e-4)
+
+
+def _interleaved(runs: dict[str, Callable[[JaggedIds], object]], drawn: Sequence[JaggedIds]) -> dict[str, float]:
+    """Median µs of each, over batches that take turns; the first third only warms up."""
+    found: dict[str, list[float]] = {name: [] for name in runs}
+    names = list(runs)
+    for k, ids in enumerate(drawn):
+        name = names[k % len(names)]
+        start = time.perf_counter_ns()
+        runs[name](ids)
+        found[name].append((time.perf_counter_ns() - start) / 1e3)
+    return {name: round(statistics.median(times[len(times) // 3 :]), 2) for name, times in found.items()}
+
+
+def _pieces(planned: Schedule, times: Sequence[Sequence[int]]) -> list[dict[str, Any]]:
+    measured = [statistics.median(one) / 1e3 for one in zip(*times[len(times) // 3 :], strict=True)]
+    return [
+        {
+            "lookup": piece.lookup,
+            "core": piece.core,
+            "strategy": piece.strategy,
+            "predicted_us": round(piece.predicted_us, 3),
+            "us": round(us, 3),
+        }
+        for piece, us in zip(planned.pieces, measured, strict=True)
+    ]
+
+
+def _rounded(value: float) -> float:
+    return round(value, 4)
