@@ -65,6 +65,8 @@ class TableExecutor:
         kernel: Literal["auto", "cpu", "reference"] = "auto",
         unknown: Literal["row 0", "raise"] = "row 0",
     ) -> None:
+        if plan is not None:
+            _check(plan, tables)
         self.layout = tables.layout
         self.unknown_ids = 0
         self._raise = unknown == "raise"
@@ -147,6 +149,16 @@ class TableExecutor:
 def _source(tables: EmbeddingTables, name: str, dtype: Dtype) -> Source:
     rows, collision = tables.table(name)
     return Source(rows, dtype, collision)
+
+
+def _check(plan: DataFlowPlan, tables: EmbeddingTables) -> None:
+    """Make sure that the plan is for these tables and does each of the pooled look-ups."""
+    plan.check(tables.tables.values())
+    planned = {lookup.name: lookup.table for lookup in plan.lookups}
+    pooled = {lookup.name: lookup.table for lookup in tables.lookups if lookup.pooling != "none"}
+    if planned != pooled:
+        odd = sorted(planned.items() ^ pooled.items())[0][0]
+        raise ConfigError(f"the plan for `{plan.workload}` and the model differ in look-up `{odd}`: make a new plan")
 
 
 def _planned(slots: Sequence[Slot], plan: DataFlowPlan) -> Kernels:

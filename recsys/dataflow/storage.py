@@ -14,6 +14,7 @@ from torch import Tensor
 
 from recsys.dataflow.workload import Dtype
 from recsys.errors import ConfigError, DataError
+from recsys.machine import available_memory
 
 __all__ = ["HUGE_PAGE", "Rows", "Source", "Storage", "allocate", "dequantise", "quantise"]
 
@@ -128,12 +129,19 @@ class Storage:
 
     Args:
         tables: What to store, by name. The rows are copied.
+
+    Raises:
+        ConfigError: When they do not fit into memory; nothing is allocated then.
     """
 
     def __init__(self, tables: Mapping[str, Source]) -> None:
         starts, end = {}, 0
         for name, source in tables.items():
             starts[name], end = end, end + -(-source.bytes // _LINE) * _LINE
+        if end > available_memory():
+            raise ConfigError(
+                f"the tables need {end:,} bytes and {available_memory():,} are available: store them as fp16 or int8"
+            )
         memory, self.pages = allocate(max(end, 1))
         self.tables = {
             name: _fill(memory[starts[name] : starts[name] + source.bytes], source) for name, source in tables.items()

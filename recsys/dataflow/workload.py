@@ -135,6 +135,10 @@ class Workload(Config):
         """The table of that name."""
         return next(table for table in self.tables if table.name == name)
 
+    def pooled(self) -> Workload:
+        """The same without its unpooled look-ups: plans are made of the others."""
+        return self.model_copy(update={"lookups": tuple(n for n in self.lookups if n.pooling != "none")})
+
     def cap(self, rows: int) -> Workload:
         """The same with tables of at most so many rows; its name and `about` say so.
 

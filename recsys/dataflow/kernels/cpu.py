@@ -56,7 +56,8 @@ class CpuKernels:
         slots: Sequence[Slot],
         isa: str | None = None,
         cpus: Sequence[int] = (),
-        schedules: Sequence[Schedule] = (), timed: bool = False,
+        schedules: Sequence[Schedule] = (),
+        timed: bool = False,
     ) -> None:
         if native is None:
             raise ConfigError(f"the C++ look-up kernels are not here ({missing}): install recsys with a C++ compiler")
