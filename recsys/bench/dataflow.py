@@ -1,7 +1,7 @@
 """Run plans: what the cost model predicted beside what was measured, for every piece, and other plans beside ours.
 
 The tables of a workload are made up, its ids drawn as its statistics say. Every batch is a new one, since one that was
-just looked up would be found in the caches. Plans take turns batch by batch: planned, symmetric (every core does all
+just looked up would be found in the caches. Plans take turns: planned, symmetric (every core does all
 look-ups for its share of the batch), one core.
 """
 
@@ -38,8 +38,11 @@ DISTRIBUTIONS: tuple[Distribution, ...] = get_args(Distribution)
 
 _IDS = 12_000_000
 """Ids that are drawn for a workload and batch size, at most, unless a few batches need more."""
-_BATCHES = 12, 400
-"""Fewest and most batches."""
+_TURN, _WARM = 6, 2
+"""Batches that a plan runs before it is another's turn, and how many of these are not counted: each plan leaves the
+output in the caches of other cores."""
+_TURNS = 2, 40
+"""Fewest and most turns of each plan."""
 
 
 def with_ids(workload: Workload, distribution: Distribution) -> Workload:
@@ -142,7 +145,7 @@ def _run(
     kernels = {name: _kernels(slots, one, order) for name, one in plans.items()}
     timed = _kernels(slots, plans["planned"], order, timed=True)
     x = torch.zeros(size, width)
-    drawn = _draw(workload, size)
+    drawn = _draw(workload, size, len(kernels) + 1)
     _check(slots, drawn[0], kernels, x)
     runs: dict[str, Callable[[JaggedIds], object]] = {
         name: lambda ids, one=one: one.look_up(ids, x)
@@ -169,10 +172,11 @@ def _kernels(slots: Sequence[Slot], made: DataFlowPlan, order: Sequence[int], ti
     return CpuKernels(slots, cpus=order[:used], schedules=made.schedules, timed=timed)
 
 
-def _draw(workload: Workload, size: int) -> list[JaggedIds]:
+def _draw(workload: Workload, size: int, plans: int) -> list[JaggedIds]:
     ids = max(1.0, size * sum(lookup.ids.mean for lookup in workload.lookups))
-    rng, count = np.random.default_rng(0), int(np.clip(_IDS / ids, *_BATCHES))
-    return [draw(workload, size, rng) for _ in range(4 * (count // 4))]
+    turns = int(np.clip(_IDS / ids / _TURN / plans, *_TURNS)) * plans
+    rng = np.random.default_rng(0)
+    return [draw(workload, size, rng) for _ in range(_TURN * turns)]
 
 
 def _check(slots: Sequence[Slot], ids: JaggedIds, kernels: dict[str, CpuKernels], x: Tensor) -> None:
@@ -185,19 +189,21 @@ def _check(slots: Sequence[Slot], ids: JaggedIds, kernels: dict[str, CpuKernels]
 
 
 def _interleaved(runs: dict[str, Callable[[JaggedIds], object]], drawn: Sequence[JaggedIds]) -> dict[str, float]:
-    """Median µs of each, over batches that take turns; the first third only warms up."""
+    """Median µs of each, over batches that take turns by `_TURN`; the first ones of a turn only warm up."""
     found: dict[str, list[float]] = {name: [] for name in runs}
     names = list(runs)
     for k, ids in enumerate(drawn):
-        name = names[k % len(names)]
+        name = names[k // _TURN % len(names)]
         start = time.perf_counter_ns()
         runs[name](ids)
-        found[name].append((time.perf_counter_ns() - start) / 1e3)
+        if k % _TURN >= _WARM:
+            found[name].append((time.perf_counter_ns() - start) / 1e3)
     return {name: round(statistics.median(times[len(times) // 3 :]), 2) for name, times in found.items()}
 
 
 def _pieces(planned: Schedule, times: Sequence[Sequence[int]]) -> list[dict[str, Any]]:
-    measured = [statistics.median(one) / 1e3 for one in zip(*times[len(times) // 3 :], strict=True)]
+    kept = [one for k, one in enumerate(times) if k % _TURN >= _WARM]
+    measured = [statistics.median(one) / 1e3 for one in zip(*kept[len(kept) // 3 :], strict=True)]
     return [
         {
             "lookup": piece.lookup,

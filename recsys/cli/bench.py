@@ -9,6 +9,7 @@ from typing import Any
 from rich.table import Table
 
 from recsys.cli.app import Result, UsageError, call
+from recsys.cli.bench_dataflow import dataflow
 from recsys.cli.show import console
 from recsys.config import nearest
 
@@ -69,6 +70,7 @@ def train(rows: int = 10_000, rounds: int = 3, only: tuple[str, ...] = ()) -> Re
 BENCHES: dict[str, tuple[Callable[..., Result], str]] = {
     "data": (data, "rows a second encoded on one core from Parquet"),
     "train": (train, "rows a second of an epoch of training"),
+    "dataflow": (dataflow, "plans of look-ups, predicted beside measured, and other plans beside them"),
 }
 
 USAGE = "\n".join(

@@ -12,6 +12,9 @@ The time until a place is hit again is exponential; its mean cost is taken over 
 share (1 - exp(-λ)) / λ of the hits is the burst's first: since then all look-ups of the core had their turn, and the
 ids and the output have passed by. The other hits come after bags of the same burst only.
 
+*Edges.* Where two cores fill neighbouring columns, each bag has lines that both write to or beside; a piece that is
+asked for alone has none.
+
 Within a core's private cache W counts the core's own look-ups; beyond it, those of the whole workload, since what lies
 behind is shared.
 
@@ -149,6 +152,7 @@ class CostModel:
     def __init__(self, workload: Workload, platform: Platform) -> None:
         self.platform = platform
         self.known = {lookup.name: _know(lookup, workload.table(lookup.table)) for lookup in workload.lookups}
+        self.place = {name: k for k, name in enumerate(self.known)}
         self._shared: dict[int, tuple[Floats, Floats]] = {}
         self._data: dict[tuple[float, int], Surface] = {}
         self._page: dict[int, Surface] = {}
@@ -179,7 +183,20 @@ class CostModel:
         gone = _gone(works)
         behind = self._whole(batch)
         lines = np.where(gone[0] > self.platform.private, np.maximum(gone[0], behind[0]), gone[0])
-        return [self._piece_us(work, lines, gone[1]) for work in works]
+        edges = self._edges(works) if len(works) > 1 else [0] * len(works)
+        return [
+            self._piece_us(work, lines, gone[1]) + n * work.bags * self.platform.edge_ns / 1e3
+            for work, n in zip(works, edges, strict=True)
+        ]
+
+    def _edges(self, works: Sequence[_Work]) -> list[int]:
+        """How many neighbours of each piece's columns are not the core's own; look-ups fill columns in their order."""
+        own = {(self.place[work.piece.lookup], work.piece.share) for work in works}
+        at = [(self.place[work.piece.lookup], work.piece.share) for work in works]
+        return [
+            sum(0 <= k < len(self.place) and (k, share) not in own for k in (place - 1, place + 1))
+            for place, share in at
+        ]
 
     def _whole(self, batch: int) -> tuple[Floats, Floats]:
         """What the whole workload goes through."""

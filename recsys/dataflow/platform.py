@@ -94,6 +94,8 @@ class Platform(Config):
     """(cores, µs that sharing a batch out among them adds), of threads that slept."""
     crowd: tuple[tuple[int, float], ...] = ()
     """(working set of each core, its time with all cores reading ÷ alone)."""
+    edge_ns: float = Field(default=0.0, ge=0)
+    """What a bag adds where its columns meet those of another core: both cores write to neighbouring lines."""
     read_gbs: float = Field(gt=0)
     """Bytes a nanosecond of reading memory in order."""
     bag_ns: tuple[tuple[int, float], ...]

@@ -163,6 +163,8 @@ def _probes(bench: Bench) -> Iterator[Probe]:
     yield from _calls(bench)
     yield from _crowds(bench)
     yield Probe(("read_gbs",), lambda: _read_gbs(bench))
+    if len(bench.cores) > 1:
+        yield Probe(("edge",), lambda: _edge_ns(bench))
 
 
 def _reads(bench: Bench, pages: Pages, row_bytes: Sequence[int], sets: Sequence[int]) -> Iterator[Probe]:
@@ -360,6 +362,24 @@ def _crowds(bench: Bench) -> Iterator[Probe]:
         yield Probe(("crowd", size), run)
 
 
+EDGES = 24
+"""Look-ups of the probe, dealt out to two cores in turn."""
+
+
+def _edge_ns(bench: Bench) -> float:
+    """Two cores that write every other look-up's columns, less two that write one half each; by edge and bag."""
+    bags, rows = IDS // EDGES, bench.rows(64, 64)
+    slots = [Slot(str(k), k, rows, 16 * k) for k in range(EDGES)]
+    x, ids = torch.zeros(bags, 16 * EDGES), bench.ids(1, EDGES, bags)
+    found = []
+    for core in (lambda k: k % 2, lambda k: 2 * k // EDGES):
+        pieces = tuple(Piece(lookup=str(k), core=core(k)) for k in range(EDGES))
+        one = Schedule(batch=1, pieces=pieces, predicted_us=0, bound_us=0)
+        kernels = CpuKernels(slots, cpus=[core.cpu for core in bench.cores[:2]], schedules=[one])
+        found.append(bench.call_ns(kernels, ids, x, calls=10))
+    return max(0.0, found[0] - found[1]) / (EDGES * bags)
+
+
 def _read_gbs(bench: Bench) -> float:
     memory = bench.memory["huge"].view(torch.int64)
     start = time.perf_counter_ns()
@@ -384,6 +404,7 @@ def _platform(cores: tuple[Core, ...], found: dict[tuple[str | int, ...], list[f
         lookup_us=round(max(0.0, (value["call", 65] - value["call", 1]) / 64e3), 4),
         wake_us=tuple((int(n[1]), round(us / 1e3, 1)) for n, us in value.items() if n[0] == "wake"),
         crowd=tuple((int(n[1]), round(times, 3)) for n, times in value.items() if n[0] == "crowd"),
+        edge_ns=round(value.get(("edge",), 0.0), 3),
         read_gbs=round(value["read_gbs",], 2),
         bag_ns=_bag_ns(value, call),
         ragged_ns=round(max(0.0, statistics.median(_ragged(value))), 2),
@@ -397,7 +418,9 @@ def _platform(cores: tuple[Core, ...], found: dict[tuple[str | int, ...], list[f
             Alone(row_bytes=int(n[1]), pages=int(n[2]), ns=round(ns, 3)) for n, ns in value.items() if n[0] == "scatter"
         ),
         write=tuple(
-            Written(row_bytes=int(n[1]), output=int(n[2]), ns=round(max(0.0, ns - near[int(n[1])]), 3))
+            Written(
+                row_bytes=int(n[1]), output=int(n[2]), ns=round(max(0.0, ns - _called(value, n) - near[int(n[1])]), 3)
+            )
             for n, ns in value.items()
             if n[0] == "write"
         ),
@@ -410,6 +433,11 @@ Values = dict[tuple[str | int, ...], float]
 def _at(value: Values, kind: str, width: int) -> float:
     """From the smallest working set."""
     return value[kind, "huge", width, WORKING_SETS[0]]
+
+
+def _called(value: Values, name: tuple[str | int, ...]) -> float:
+    """What of a written row's ns is the call's."""
+    return value["call", 1] / (17 * max(1, int(name[2]) // (17 * int(name[1]))))
 
 
 def _grown(value: Values, width: int) -> float:
