@@ -7,6 +7,23 @@ namespace {
 
 constexpr int64_t kBlock = 64;  // bags whose output stays in the cache while every look-up writes its columns
 
+constexpr int64_t kPast = 8 << 20;  // bytes of an output that is written past the caches, which it would only sweep
+
+// Whether every look-up writes whole lines of an output that the caches would not hold anyway.
+inline bool whole_lines(const Lookup* lookups, int64_t count, const Call& call) {
+  bool whole = call.size * call.out_stride * 4 >= kPast && reinterpret_cast<uintptr_t>(call.out) % 64 == 0 &&
+               call.out_stride % 16 == 0 && lookups->rows.dim % 16 == 0;
+  for (int64_t k = 0; k < count; k++) whole = whole && lookups[k].column % 16 == 0;
+  return whole;
+}
+
+inline void fence(bool past) {
+#if defined(__AVX2__)
+  if (past) _mm_sfence();
+#endif
+  (void)past;
+}
+
 // Columns of one pass: vector v begins at `at(v)`; the last one ends with the row, so that it may overlap the one before.
 template <int W, int N>
 struct Columns {
@@ -14,14 +31,17 @@ struct Columns {
   int32_t at(int v) const { return v < N - 1 ? v * W : dim - W; }
 };
 
-template <class Row, int W, int N>
+template <class Row, int W, int N, bool past>
 inline void copy(const char* row, int32_t dim, float* out) {
   const Columns<W, N> columns{dim};
   const auto [scale, bias] = header<Row>(row, dim);
   for (int v = 0; v < N; v++) {
     Floats<W> x = Row::template load<W>(row + columns.at(v) * sizeof(typename Row::Column));
     if constexpr (Row::scaled) x = x * scale + bias;
-    store<W>(out + columns.at(v), x);
+    if constexpr (past)
+      store_past<W>(out + columns.at(v), x);
+    else
+      store<W>(out + columns.at(v), x);
   }
 }
 
@@ -41,8 +61,8 @@ inline void copy_wide(const char* row, int32_t dim, float* out) {
 
 // One id a bag. Tried without gain: fetching rows ahead (the processor looks that far by itself), all look-ups of one bag
 // after the other (small tables crowd the misses of big ones out of its window), stores around the cache.
-template <class Row, class Id, int W, int N>
-int64_t one_id(const Lookup* lookups, int64_t count, const Call& call, int64_t from, int64_t to) {
+template <class Row, class Id, int W, int N, bool past>
+int64_t one_id_blocks(const Lookup* lookups, int64_t count, const Call& call, int64_t from, int64_t to) {
   int64_t unknown = 0;
   for (int64_t begin = from; begin < to; begin += kBlock) {
     const int64_t end = begin + kBlock < to ? begin + kBlock : to;
@@ -53,7 +73,7 @@ int64_t one_id(const Lookup* lookups, int64_t count, const Call& call, int64_t f
       for (int64_t b = begin; b < end; b++, out += call.out_stride) {
         const char* row = known_row(rows, values[b], unknown);
         if constexpr (N > 0)
-          copy<Row, W, N>(row, rows.dim, out);
+          copy<Row, W, N, past>(row, rows.dim, out);
         else
           copy_wide<Row>(row, rows.dim, out);
       }
@@ -62,10 +82,18 @@ int64_t one_id(const Lookup* lookups, int64_t count, const Call& call, int64_t f
   return unknown;
 }
 
+template <class Row, class Id, int W, int N>
+int64_t one_id(const Lookup* lookups, int64_t count, const Call& call, int64_t from, int64_t to) {
+  if (!whole_lines(lookups, count, call)) return one_id_blocks<Row, Id, W, N, false>(lookups, count, call, from, to);
+  const int64_t unknown = one_id_blocks<Row, Id, W, N, true>(lookups, count, call, from, to);
+  fence(true);
+  return unknown;
+}
+
 // Columns [begin, begin + width) of one bag's sum.
 template <class Row, class Id, bool weighted, int W, int N>
 inline void pool(const Lookup& lookup, const Call& call, int64_t first, int64_t last, int32_t begin, int32_t width,
-                 float* out, int64_t& unknown) {
+                 float* out, bool past, int64_t& unknown) {
   const auto* values = static_cast<const Id*>(call.values);
   const Columns<W, N> columns{width};
   Floats<W> sum[N] = {};
@@ -87,11 +115,16 @@ inline void pool(const Lookup& lookup, const Call& call, int64_t first, int64_t 
     }
   }
   const float share = lookup.mean && last > first ? 1.0f / static_cast<float>(last - first) : 1.0f;
-  for (int v = 0; v < N; v++) store<W>(out + begin + columns.at(v), (sum[v] + bias) * share);
+  for (int v = 0; v < N; v++) sum[v] = (sum[v] + bias) * share;
+  if (past)
+    for (int v = 0; v < N; v++) store_past<W>(out + begin + columns.at(v), sum[v]);
+  else
+    for (int v = 0; v < N; v++) store<W>(out + begin + columns.at(v), sum[v]);
 }
 
 template <class Row, class Id, bool weighted, int W, int N>
 int64_t pooled(const Lookup* lookups, int64_t count, const Call& call, int64_t from, int64_t to) {
+  const bool past = whole_lines(lookups, count, call);
   int64_t unknown = 0;
   for (const Lookup* lookup = lookups; lookup < lookups + count; lookup++) {
     const int64_t bag = lookup->feature * call.size;
@@ -100,17 +133,18 @@ int64_t pooled(const Lookup* lookups, int64_t count, const Call& call, int64_t f
       const int64_t last = call.offsets ? call.offsets[bag + b + 1] : bag + b + 1;
       float* out = call.out + b * call.out_stride + lookup->column;
       if constexpr (N > 0) {
-        pool<Row, Id, weighted, W, N>(*lookup, call, first, last, 0, lookup->rows.dim, out, unknown);
+        pool<Row, Id, weighted, W, N>(*lookup, call, first, last, 0, lookup->rows.dim, out, past, unknown);
       } else {  // wider than the accumulators: full passes, the last one ending with the row; one of them counts
         constexpr int32_t pass = W * kVectors;
         int64_t again = 0;
         for (int32_t begin = 0; begin < lookup->rows.dim; begin += pass) {
           const int32_t at = begin + pass <= lookup->rows.dim ? begin : lookup->rows.dim - pass;
-          pool<Row, Id, weighted, W, kVectors>(*lookup, call, first, last, at, pass, out, begin ? again : unknown);
+          pool<Row, Id, weighted, W, kVectors>(*lookup, call, first, last, at, pass, out, past, begin ? again : unknown);
         }
       }
     }
   }
+  fence(past);
   return unknown;
 }
 

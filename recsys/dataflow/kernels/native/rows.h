@@ -39,6 +39,17 @@ inline void store(float* to, Floats<W> v) {
   std::memcpy(to, &v, sizeof v);
 }
 
+// Past the caches: a line that is written whole need not be read first.
+template <int W>
+inline void store_past(float* to, Floats<W> v) {
+#if defined(__AVX512F__)
+  if constexpr (W == 16) return _mm512_stream_ps(to, (__m512)v);
+#elif defined(__AVX2__)
+  if constexpr (W == 8) return _mm256_stream_ps(to, (__m256)v);
+#endif
+  store<W>(to, v);
+}
+
 struct Fp32 {
   static constexpr Dtype dtype = Dtype::fp32;
   static constexpr bool scaled = false;
