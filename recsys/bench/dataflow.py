@@ -11,6 +11,7 @@ import os
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -147,12 +148,13 @@ def _run(
     x = torch.zeros(size, width)
     drawn = _draw(workload, size, len(kernels) + 1)
     _check(slots, drawn[0], kernels, x)
-    runs: dict[str, Callable[[JaggedIds], object]] = {
-        name: lambda ids, one=one: one.look_up(ids, x)
-        for name, one in kernels.items()  # type: ignore[misc]
-    }
     pieces: list[list[int]] = []
-    runs["pieces"] = lambda ids: pieces.append(timed.times(ids, x, len(planned.pieces)))
+
+    def time_pieces(ids: JaggedIds) -> None:
+        pieces.append(timed.times(ids, x, len(planned.pieces)))
+
+    runs: dict[str, Callable[[JaggedIds], object]] = {name: partial(_look_up, one, x) for name, one in kernels.items()}
+    runs["pieces"] = time_pieces
     us = _interleaved(runs, drawn)
     return {
         "batch": size,
@@ -165,6 +167,10 @@ def _run(
         "ratio_symmetric": _rounded(us["symmetric"] / us["planned"]),
         "pieces": _pieces(planned, pieces),
     }
+
+
+def _look_up(kernels: CpuKernels, x: Tensor, ids: JaggedIds) -> int:
+    return kernels.look_up(ids, x)
 
 
 def _kernels(slots: Sequence[Slot], made: DataFlowPlan, order: Sequence[int], timed: bool = False) -> CpuKernels:

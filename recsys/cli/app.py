@@ -37,6 +37,7 @@ COMMANDS = {
     "progressive": "predict then learn, once through the rows in time: AUC over windows",
     "score": "score a file or a folder with a trained model",
     "profile": "measure what look-ups cost on this machine",
+    "plan": "plan which core looks up which table, and how",
     "dataflow": "list, show and measure workloads: tables, and what their ids look like",
     "bench": "measure recsys beside its peers on this machine",
     "doctor": "say what is installed, what fits together, and how to mend the rest",

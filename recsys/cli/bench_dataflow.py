@@ -68,8 +68,9 @@ def _plans(found: Mapping[str, Any]) -> Table:
     for row in found["rows"]:
         times = [f"{row[key]:,.1f}" for key in ("predicted_us", "us", "bound_us", "symmetric_us", "one_core_us")]
         used = len({piece["core"] for piece in row["pieces"]})
-        name = Text(row["workload"])
-        table.add_row(name, row["ids"], f"{row['batch']:,}", f"{used}", *times, f"{row['ratio_symmetric']:.2f} ×")
+        table.add_row(
+            Text(row["workload"]), row["ids"], f"{row['batch']:,}", f"{used}", *times, f"{row['ratio_symmetric']:.2f} ×"
+        )
     return table
 
 

@@ -14,7 +14,7 @@ from recsys.dataflow.workload import BATCH_SIZES, Ids, Workload, WorkloadLookup,
 from recsys.errors import ConfigError, DataError
 from recsys.layers.tables import EmbeddingTables
 
-__all__ = ["IdCounter", "measure", "measure_tables"]
+__all__ = ["IdCounter", "assume_tables", "measure", "measure_tables"]
 
 Ints = npt.NDArray[np.int64]
 
@@ -212,6 +212,7 @@ def measure_tables(
         raise ConfigError("expected at least one of batch_sizes, got none")
     if not tables.lookups:
         raise DataError(f"`{name}` looks nothing up: its model reads numbers only")
+    assumed = assume_tables(tables, name, about)
     keys = {
         lookup.name: (tables.position[lookup.feature], tables.tables[lookup.table].rows) for lookup in tables.lookups
     }
@@ -223,11 +224,17 @@ def measure_tables(
             values, lengths, _ = batch.ids.feature(key[0])
             counter.add(values.numpy(), None if lengths is None else lengths.numpy())
     ids = {key: counter.ids(source) for key, counter in counters.items()}
-    lookups = (
-        WorkloadLookup(name=n.name, table=n.table, pooling=n.pooling, weighted=weighted, ids=ids[keys[n.name]])
-        for n in tables.lookups
+    lookups = tuple(
+        lookup.model_copy(update={"weighted": weighted, "ids": ids[keys[lookup.name]]}) for lookup in assumed.lookups
     )
-    used = (WorkloadTable(name=t.name, rows=t.rows, dim=t.dim) for t in tables.tables.values())
+    return assumed.model_copy(update={"lookups": lookups, "batch_sizes": tuple(sorted(set(batch_sizes)))})
+
+
+def assume_tables(tables: EmbeddingTables, name: str, about: str = "") -> Workload:
+    """The workload of a model's tables before anything is known of its ids: assumed are Zipf's, one a bag."""
     return Workload(
-        name=name, about=about, tables=tuple(used), lookups=tuple(lookups), batch_sizes=tuple(sorted(set(batch_sizes)))
+        name=name,
+        about=about,
+        tables=tuple(WorkloadTable(name=t.name, rows=t.rows, dim=t.dim) for t in tables.tables.values()),
+        lookups=tuple(WorkloadLookup(name=n.name, table=n.table, pooling=n.pooling) for n in tables.lookups),
     )

@@ -372,8 +372,8 @@ def _edge_ns(bench: Bench) -> float:
     slots = [Slot(str(k), k, rows, 16 * k) for k in range(EDGES)]
     x, ids = torch.zeros(bags, 16 * EDGES), bench.ids(1, EDGES, bags)
     found = []
-    for core in (lambda k: k % 2, lambda k: 2 * k // EDGES):
-        pieces = tuple(Piece(lookup=str(k), core=core(k)) for k in range(EDGES))
+    for dealt in ([k % 2 for k in range(EDGES)], [2 * k // EDGES for k in range(EDGES)]):
+        pieces = tuple(Piece(lookup=str(k), core=core) for k, core in enumerate(dealt))
         one = Schedule(batch=1, pieces=pieces, predicted_us=0, bound_us=0)
         kernels = CpuKernels(slots, cpus=[core.cpu for core in bench.cores[:2]], schedules=[one])
         found.append(bench.call_ns(kernels, ids, x, calls=10))

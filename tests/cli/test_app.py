@@ -60,7 +60,10 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     ("name", "hint"),
     [
         ("trian", "did you mean `train`?"),
-        ("xyz", "known: bench, data, dataflow, demo, doctor, eval, profile, progressive, score, study, train, tune"),
+        (
+            "xyz",
+            "known: bench, data, dataflow, demo, doctor, eval, plan, profile, progressive, score, study, train, tune",
+        ),
     ],
 )
 def test_an_unknown_command_is_one_line(name: str, hint: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -130,7 +131,7 @@ def test_cores_come_before_their_second_hardware_threads(tmp_path: Path, monkeyp
         fake_cpu(tmp_path, cpu, core=cpu // 2, node=cpu // 2)
     monkeypatch.setattr(platform, "_CPUS", tmp_path)
     monkeypatch.setattr(platform, "_NODES", tmp_path / "nodes")
-    monkeypatch.setattr(platform.os, "sched_getaffinity", lambda _: {0, 1, 2, 3})
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2, 3})
     found = read_cores()
     assert [core.cpu for core in found] == [0, 2, 1, 3]
     assert [core.node for core in found] == [0, 1, 0, 1]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import mmap
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -21,7 +23,7 @@ def test_memory_begins_on_a_huge_page_and_says_what_it_got() -> None:
 
 
 def test_a_system_that_refuses_huge_pages_is_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delattr(storage.mmap, "MADV_HUGEPAGE", raising=False)
+    monkeypatch.delattr(mmap, "MADV_HUGEPAGE", raising=False)
     memory, pages = allocate(100)
     assert memory.numel() == 100
     assert pages == "4 KB: the system has no transparent huge pages"

@@ -1,0 +1,101 @@
+"""`recsys plan`: for every table the cores that look it up and how, as a table, a picture and a file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from recsys.cli.app import Result, call
+from recsys.cli.show import console
+from recsys.dataflow.workload import Workload
+from recsys.errors import CheckpointError, ConfigError
+
+__all__ = ["main"]
+
+
+def main(argv: Sequence[str]) -> Result:
+    """Parse and run."""
+    return call(plan, argv, "recsys plan")
+
+
+def plan(
+    what: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN|WORKLOAD")],
+    out: Path = Path("plan.json"),
+    picture: Path | None = None,
+    platform: Path | None = None,
+    cores: int | None = None,
+    batch: tuple[int, ...] = (),
+) -> Result:
+    """Plan the look-ups of a workload or of a trained model.
+
+    Args:
+        what: A workload's TOML file, the name of a published one, or the folder of a trained model, whose ids are then
+            assumed; `recsys dataflow workload RUN DATA` measures them.
+        out: Plan file (JSON) to write.
+        picture: Picture to draw; by default beside the plan.
+        platform: Platform file, of this machine or another; by default what `recsys profile` has measured here.
+        cores: How many cores to plan for; by default all of the platform's.
+        batch: Batch sizes; by default the workload's.
+    """
+    from recsys.dataflow import report
+    from recsys.dataflow.cost import CostModel
+    from recsys.dataflow.planner import plan as make
+    from recsys.dataflow.platform import here
+    from recsys.files import make_folder
+
+    machine = here(platform)
+    workload = find(what)
+    count = len(machine.cores) if cores is None else cores
+    if count < 1 or any(size < 1 for size in batch):
+        raise ConfigError("expected at least one core, and batches of at least 1")
+    pooled = workload.pooled()
+    if not pooled.lookups:
+        raise ConfigError(f"`{workload.name}` has no pooled look-ups to plan")
+    made = make(pooled, CostModel(pooled, machine), count, batch or None)
+    make_folder(out.parent)
+    made.write(out)
+    drawn = picture or out.with_suffix(".png")
+    report.draw(made, drawn)
+    screen = console()
+    screen.print(report.overview(made), report.table(made, made.schedules[-1]), sep="\n")
+    screen.print(f"saved {out} and {drawn}", markup=False, soft_wrap=True)
+    return {**summary(made.model_dump(mode="json")), "out": str(out), "picture": str(drawn)}
+
+
+def summary(made: dict[str, Any]) -> dict[str, Any]:
+    """A plan without its pieces, for what reads JSON."""
+    kept = ("batch", "predicted_us", "bound_us", "symmetric_us")
+    schedules = [{key: one[key] for key in kept} for one in made["schedules"]]
+    return {"workload": made["workload"], "platform": made["platform"], "cores": made["cores"], "schedules": schedules}
+
+
+def find(what: str) -> Workload:
+    """A workload by name or file, or that of a trained model's folder.
+
+    Raises:
+        ConfigError: When it is none of these.
+    """
+    if not Path(what).is_dir():
+        try:
+            return Workload.find(what)
+        except ConfigError as error:
+            return _of_model(what, error)
+    return _of_model(what, None)
+
+
+def _of_model(what: str, otherwise: ConfigError | None) -> Workload:
+    from recsys.dataflow.counting import assume_tables
+    from recsys.models.checkpoint import load
+
+    try:
+        tables = load(what).model.tables
+    except CheckpointError:
+        if otherwise is not None:
+            raise otherwise from None
+        raise
+    name = Path(what).resolve().name
+    console().print(f"the ids of {name} are assumed: measure them with `recsys dataflow workload {what} DATA`")
+    return assume_tables(tables, name, "Ids are assumed.")

@@ -1,0 +1,122 @@
+"""Choose for every look-up the cores, rows, shares of the batch and strategies that end soonest together.
+
+Each batch size is planned by itself, for all cores and for fewer of them, since waking a core costs. A look-up stays
+whole, or its bags are shared out, or its rows are cut into ranges, so that each fits a core's cache and every core adds
+its partial sums; then the ranges have the same shares. `recsys.dataflow.search` says how the search goes. The symmetric
+plan, in which every core does all look-ups for its share of the batch, and a single core are weighed too, and the
+fastest of all is returned.
+
+*The bound.* Let cost(p) be what a piece p costs alone on a core, and fraction(p) its part of its look-up's rows. Over
+its pieces of all bags, with its rows cut into 1, 2, 4, ... up to k equal ranges, a look-up takes at least
+w = min cost(p) / fraction(p) of core time; and some core does one of its bags, which takes at least s = min cost of a
+piece of one bag. So k cores take at least wake(k) + max(sum of w / k, largest s), and the bound is the least of these
+over k. Each piece is weighed as if it had a cache for itself: where the tables that want to be near a core are larger
+than all caches together, no plan comes close.
+
+Hot rows are not split from cold ones, since nothing in a workload says that rows are stored hottest first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from recsys.dataflow.plan import DataFlowPlan, Piece, PlannedLookup, PlannedTable, Schedule
+from recsys.dataflow.search import search
+from recsys.dataflow.weigh import Core, Costs, Meter
+from recsys.dataflow.workload import Workload
+from recsys.errors import ConfigError
+
+__all__ = ["Costs", "plan", "symmetric"]
+
+
+def plan(workload: Workload, costs: Costs, cores: int, batches: Sequence[int] | None = None) -> DataFlowPlan:
+    """The plan that is predicted to end soonest, never later than the symmetric one.
+
+    Args:
+        workload: Tables, look-ups and their ids.
+        costs: Predictions for the platform.
+        cores: How many cores it may use.
+        batches: Batch sizes to plan for; the workload's own by default.
+
+    Raises:
+        ConfigError: When there is nothing to plan, or the costs are no costs.
+    """
+    sizes = sorted(set(workload.batch_sizes if batches is None else batches))
+    return _plan(workload, costs, cores, sizes, _fastest)
+
+
+def symmetric(workload: Workload, costs: Costs, cores: int, batch: int) -> DataFlowPlan:
+    """The plan in which every core does all look-ups for its share of the batch, each by its fastest strategy.
+
+    Raises:
+        ConfigError: When there is nothing to plan, or the costs are no costs.
+    """
+    return _plan(workload, costs, cores, [batch], _symmetric)
+
+
+def _plan(
+    workload: Workload, costs: Costs, cores: int, batches: Sequence[int], choose: Callable[[Meter, int], list[Core]]
+) -> DataFlowPlan:
+    if cores < 1 or not batches or min(batches) < 1 or not workload.lookups:
+        raise ConfigError(
+            f"expected look-ups, batch sizes and cores to plan for, got {len(workload.lookups)} look-ups, "
+            f"batches {list(batches)} and {cores} cores"
+        )
+
+    def schedule(batch: int) -> Schedule:
+        meter = Meter(workload, costs, batch)
+        return _schedule(meter, choose(meter, cores), cores)
+
+    return DataFlowPlan(
+        workload=workload.name,
+        platform=costs.fingerprint,
+        cores=cores,
+        tables=tuple(PlannedTable(name=t.name, rows=t.rows, dim=t.dim, dtype=t.dtype) for t in workload.tables),
+        lookups=tuple(PlannedLookup(name=lookup.name, table=lookup.table) for lookup in workload.lookups),
+        latency_us=workload.latency_us,
+        schedules=tuple(map(schedule, batches)),
+    )
+
+
+def _fastest(meter: Meter, most: int) -> list[Core]:
+    """What each core does: the best search for all cores or fewer, if it beats the symmetric plan."""
+    found = [_symmetric(meter, most)]
+    numbers = {1 << i for i in range(most.bit_length())} | {most}
+    for cores in sorted(numbers, key=lambda n: (meter.bound(n), n)):
+        if meter.bound(cores) < min(map(meter.predicted, found)):
+            found.append(search(meter, cores) if cores > 1 else _symmetric(meter, 1))
+    return min(found, key=meter.predicted)
+
+
+def _symmetric(meter: Meter, cores: int) -> list[Core]:
+    bags = [(k + 1) * meter.batch // cores - k * meter.batch // cores for k in range(cores)]
+    full = meter.core(())
+    for whole in sorted(meter.wholes(), key=meter.us, reverse=True):
+        full = meter.put(full, whole._replace(bags=max(bags)))
+    return [meter.core(part._replace(bags=n) for part in full.parts if n) for n in bags]
+
+
+def _schedule(meter: Meter, cores: Sequence[Core], most: int) -> Schedule:
+    predicted = meter.predicted(cores)
+    return Schedule(
+        batch=meter.batch,
+        pieces=tuple(_pieces(meter, cores)),
+        predicted_us=predicted,
+        bound_us=min(predicted, *(meter.bound(n) for n in range(1, most + 1))),
+        symmetric_us=meter.predicted(_symmetric(meter, most)),
+    )
+
+
+def _pieces(meter: Meter, cores: Sequence[Core]) -> list[Piece]:
+    """The cores' parts with their bags settled; what an executor may do in one go stands together."""
+    dims = {lookup.name: meter.workload.table(lookup.table).dim for lookup in meter.workload.lookups}
+    taken: dict[tuple[int, tuple[int, int], int], int] = {}
+    found = []
+    for k, core in enumerate(cores):
+        pieces = []
+        for part, us in zip(core.parts, core.times, strict=True):
+            first = taken.get(part.key, part.first)
+            taken[part.key] = first + part.bags
+            pieces.append(meter.piece(part, first, k, us))
+        found += sorted(pieces, key=lambda piece: (piece.share, piece.strategy, dims[piece.lookup]))
+    return found

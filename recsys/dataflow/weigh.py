@@ -1,0 +1,208 @@
+"""What the parts of a plan are predicted to cost: in company, alone, and at the very least."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol, get_args
+
+from recsys.dataflow.plan import Piece, Rows, Strategy
+from recsys.dataflow.workload import Workload
+from recsys.errors import ConfigError
+
+__all__ = ["Core", "Costs", "Meter", "Part", "last"]
+
+STRATEGIES: tuple[Strategy, ...] = get_args(Strategy)
+
+ASKED = 4
+"""A question to the costs weighs as much as so many of the pieces that it is about."""
+
+
+class Costs(Protocol):
+    """What a platform is predicted to need.
+
+    Cores are alike, and so are a table's rows: ranges of one length cost the same. Two more things are relied on: a
+    piece is never faster in company than alone, and half of the bags take at least half of the time.
+    """
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the platform."""
+        ...
+
+    def core_us(self, pieces: Sequence[Piece], batch: int) -> Sequence[float]:
+        """Predicted µs of each piece when one core does all of these for this batch, sharing its private cache.
+
+        inf where a strategy is ruled out; `gather` never is. The pieces' own `core` says nothing here.
+        """
+        ...
+
+    def reduce_us(self, piece: Piece, batch: int) -> float:
+        """µs that its core needs besides to add the sums of a piece of some rows to those of the other rows."""
+        ...
+
+    def wake_us(self, cores: int) -> float:
+        """µs that a call takes besides, with the waking and awaiting of so many cores; never less for more cores."""
+        ...
+
+
+class Part(NamedTuple):
+    """Some bags of a row range of a look-up, done in one way."""
+
+    lookup: int
+    rows: Rows
+    first: int
+    """The first bag, where rows are cut: all ranges must have the same shares. Else 0: it is settled at the end."""
+    bags: int
+    strategy: Strategy = "gather"
+
+    @property
+    def key(self) -> tuple[int, Rows, int]:
+        """What a core has once at most: more bags of it are added to those that it has."""
+        return self[:3]
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Core:
+    """All that one core does."""
+
+    parts: tuple[Part, ...]
+    """Sorted."""
+    times: tuple[float, ...]
+    """Predicted µs of each part, with adding up."""
+    load: float
+    """Their sum."""
+
+    def without(self, part: Part) -> tuple[Part, ...]:
+        """The other parts."""
+        return tuple(other for other in self.parts if other.key != part.key)
+
+
+def last(cores: Iterable[Core]) -> float:
+    """µs until the last core is done."""
+    return max(core.load for core in cores)
+
+
+class Meter:
+    """The costs of one workload and batch, each asked once.
+
+    Attributes:
+        rows: Look-up -> rows of its table.
+        weighed: How much was asked, in pieces.
+    """
+
+    def __init__(self, workload: Workload, costs: Costs, batch: int) -> None:
+        self.workload, self.costs, self.batch = workload, costs, batch
+        self.rows = [workload.table(lookup.table).rows for lookup in workload.lookups]
+        self.weighed = 0
+        self._cores: dict[tuple[Part, ...], Core] = {(): Core((), (), 0.0)}
+        self._pieces: dict[Part, Piece] = {}
+        self._alone: dict[tuple[int, int], list[tuple[float, Strategy]]] = {}
+        self._work, self._item = [math.inf] * len(self.rows), [math.inf] * len(self.rows)
+        self._floors: list[tuple[float, float]] = []
+
+    def wholes(self) -> list[Part]:
+        """Every look-up in one part."""
+        return [Part(lookup, (0, rows), 0, self.batch) for lookup, rows in enumerate(self.rows)]
+
+    def uncut(self, part: Part) -> bool:
+        """Whether it has all rows; then its bags may be shared out anyhow."""
+        return part.rows == (0, self.rows[part.lookup])
+
+    def core(self, parts: Iterable[Part]) -> Core:
+        """A core that does these."""
+        key = tuple(sorted(parts))
+        found = self._cores.get(key)
+        if found is None:
+            found = self._cores[key] = self._weigh(key)
+        return found
+
+    def _weigh(self, parts: tuple[Part, ...]) -> Core:
+        self.weighed += len(parts) + ASKED
+        for part in parts:
+            if part not in self._pieces:
+                self._pieces[part] = self.piece(part, part.first)
+        pieces = [self._pieces[part] for part in parts]
+        times = tuple(
+            float(us) + (self.costs.reduce_us(piece, self.batch) if piece.rows else 0.0)
+            for piece, us in zip(pieces, self.costs.core_us(pieces, self.batch), strict=True)
+        )
+        load = sum(times)
+        if not load >= 0 or min(times) < 0 or (load == math.inf and all(part.strategy == "gather" for part in parts)):
+            name = self.workload.lookups[parts[0].lookup].name
+            raise ConfigError(
+                f"platform `{self.costs.fingerprint}` predicts what is no time for `{name}` and {len(parts) - 1} more "
+                f"pieces on one core: {times[:8]} µs"
+            )
+        return Core(parts, times, load)
+
+    def piece(self, part: Part, first: int, core: int | None = 0, us: float = 0.0) -> Piece:
+        """The part as a piece of a plan, from bag `first` on."""
+        return Piece(
+            lookup=self.workload.lookups[part.lookup].name,
+            core=core,
+            strategy=part.strategy,
+            rows=None if self.uncut(part) else part.rows,
+            share=(_share(first, self.batch), _share(first + part.bags, self.batch)),
+            predicted_us=us,
+        )
+
+    def alone(self, part: Part) -> list[tuple[float, Strategy]]:
+        """µs of all bags of its rows on a core of their own, by each strategy that can do it, fastest first."""
+        key = part.lookup, part.rows[1] - part.rows[0]
+        if key not in self._alone:
+            full = part._replace(first=0, bags=self.batch)
+            times = [(self.core((full._replace(strategy=way),)).load, way) for way in STRATEGIES]
+            self._alone[key] = sorted((pair for pair in times if pair[0] < math.inf), key=lambda pair: pair[0])
+        return self._alone[key]
+
+    def us(self, part: Part) -> float:
+        """The least that the part takes, whatever else its core does."""
+        return self.alone(part)[0][0] * part.bags / self.batch
+
+    def put(self, core: Core, part: Part) -> Core:
+        """The core with the part too, by the strategy that is fastest in this company."""
+        here = next((other for other in core.parts if other.key == part.key), None)
+        if here is not None:
+            core, part = self.core(core.without(part)), part._replace(bags=part.bags + here.bags)
+        best: Core | None = None
+        for us, way in self.alone(part):
+            if best is not None and core.load + us * part.bags / self.batch >= best.load:
+                break
+            new = self.core((*core.parts, part._replace(strategy=way)))
+            if best is None or new.load < best.load:
+                best = new
+        assert best is not None
+        if best.load == math.inf:  # what rested in the cache has no room any more
+            best = self.core(other._replace(strategy="gather") for other in best.parts)
+        return best
+
+    def predicted(self, cores: Sequence[Core]) -> float:
+        """µs of the whole plan."""
+        return self.costs.wake_us(sum(bool(core.parts) for core in cores)) + last(cores)
+
+    def bound(self, cores: int) -> float:
+        """No plan for so many cores takes less; `recsys.dataflow.planner` says what it is."""
+        while len(self._floors) < cores.bit_length():
+            self._floors.append(self._floor(1 << len(self._floors)))
+        work, item = self._floors[cores.bit_length() - 1]
+        return self.costs.wake_us(cores) + max(work / cores, item)
+
+    def _floor(self, cut: int) -> tuple[float, float]:
+        """(µs of all look-ups at their cheapest, the largest single item), of rows cut into up to `cut` ranges."""
+        for whole, rows in zip(self.wholes(), self.rows, strict=True):
+            if cut <= rows:
+                longest, bag = (whole._replace(rows=(0, n)) for n in (-(-rows // cut), rows // cut))
+                us = min(self.core((bag._replace(bags=1, strategy=way),)).load for _, way in self.alone(bag))
+                self._item[whole.lookup] = min(self._item[whole.lookup], us)
+                self._work[whole.lookup] = min(self._work[whole.lookup], self.us(longest) * rows / longest.rows[1])
+        return sum(self._work), max(self._item)
+
+
+def _share(bags: int, batch: int) -> float:
+    """The least number whose product with `batch` has `bags` as its whole part, for `Piece.share`."""
+    share = bags / batch
+    while math.floor(share * batch) < bags:
+        share = math.nextafter(share, 2.0)
+    return share
