@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self, get_args
 
@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from recsys.errors import ConfigError
 
-__all__ = ["Config", "nearest", "override", "read_toml", "write_toml"]
+__all__ = ["Config", "compact_toml", "nearest", "override", "read_toml", "write_toml"]
 
 
 class Config(BaseModel):
@@ -143,6 +143,25 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: no such file") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
         raise ConfigError(f"{path}: not a readable TOML file: {error}") from None
+
+
+def compact_toml(values: Mapping[str, Any], lists: Sequence[str]) -> str:
+    """Values as TOML with a line for each, and one for each item of `lists`, which come last.
+
+    A generic writer spends a line on every number.
+    """
+    lines = [f"{key} = {_inline(value)}\n" for key, value in values.items() if key not in lists]
+    for key in lists:
+        lines += ["\n", f"{key} = [\n", *(f"  {_inline(item)},\n" for item in values[key]), "]\n"]
+    return "".join(lines)
+
+
+def _inline(value: Any) -> str:
+    if isinstance(value, dict):
+        return f"{{ {', '.join(f'{key} = {_inline(inner)}' for key, inner in value.items())} }}"
+    if isinstance(value, list):
+        return f"[{', '.join(map(_inline, value))}]"
+    return tomli_w.dumps({"_": value}).removeprefix("_ = ").rstrip("\n")
 
 
 def write_toml(path: Path, config: Config) -> None:

@@ -12,6 +12,7 @@ import importlib
 import json
 import pkgutil
 import shlex
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -81,6 +82,9 @@ def inside() -> None:
     names = [found.name for found in pkgutil.walk_packages(package.__path__, "recsys.")]
     for name in names:
         importlib.import_module(name)
+    cpu = importlib.import_module("recsys.dataflow.kernels.cpu")
+    if cpu.native is None and any(map(shutil.which, ("c++", "g++", "clang++"))):
+        sys.exit(f"there is a C++ compiler and the look-up kernels were not built: {cpu.missing}")
     shelf = importlib.import_module("recsys.shelves").shelf
     for name in SHELVES:
         folder = shelf(name)

@@ -18,6 +18,10 @@ ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 
 
+SLOW = ("demo", "bench", "study", "profile")
+"""Commands that take minutes; `profile` would also write where the user's plans look."""
+
+
 def blocks(language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
 
@@ -51,7 +55,7 @@ def test_commands_and_example_run(tmp_path: Path) -> None:
         pytest.skip("needs MovieLens-100K: run `recsys data fetch movielens-100k`")
     ratings = pq.read_table(load("movielens-100k").train, columns=["user", "item", "age", "hour", "label"])
     pacsv.write_csv(ratings.slice(0, 8000), tmp_path / "ratings.csv")  # the user's own file of the README
-    ran = [line for line in commands("recsys") if line.split()[1] not in ("demo", "bench", "study")]  # minutes each
+    ran = [line for line in commands("recsys") if line.split()[1] not in SLOW]
     assert len(ran) >= 10
     for line in ran:
         done = subprocess.run(

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from rich.table import Table
 
@@ -67,9 +68,36 @@ def train(rows: int = 10_000, rounds: int = 3, only: tuple[str, ...] = ()) -> Re
     return found
 
 
+def lookup(
+    only: tuple[str, ...] = (),
+    batch: tuple[int, ...] = (),
+    ids: tuple[Literal["zipf", "uniform", "equal"], ...] = ("zipf", "uniform", "equal"),
+    seconds: float = 1.0,
+) -> Result:
+    """Measure how long the look-ups of whole workloads take, beside their peers.
+
+    Args:
+        only: The workloads to measure, such as `w1-d16`; by default all.
+        batch: Batch sizes; by default those of each workload.
+        ids: How ids fall on the rows; `equal` is the extreme case, all ids the same.
+        seconds: About how long is measured for each batch size and class of peers.
+    """
+    from recsys.bench.lookup import measure
+
+    found = measure(only, batch, ids, seconds)
+    screen = console()
+    screen.print(_card(found["machine"], _lookup_facts(found)))
+    for (name, kind), rows in groupby(found["rows"], lambda row: (row["workload"], row["ids"])):
+        screen.print(_lookup_table(f"{name}, {kind} ids: µs a batch", list(rows)), "", sep="\n")
+    for name, command in found["absent"].items():
+        screen.print(f"absent: {name}; it runs after `{command}`", markup=False)
+    return found
+
+
 BENCHES: dict[str, tuple[Callable[..., Result], str]] = {
     "data": (data, "rows a second encoded on one core from Parquet"),
     "train": (train, "rows a second of an epoch of training"),
+    "lookup": (lookup, "microseconds of the look-ups of whole workloads"),
     "dataflow": (dataflow, "plans of look-ups, predicted beside measured, and other plans beside them"),
 }
 
@@ -178,3 +206,38 @@ def _train_table(row: Mapping[str, Any]) -> Table:
 def _train_ratios(row: Mapping[str, Any]) -> str:
     fuxictr = "–" if row["ratio_fuxictr"] is None else f"{row['ratio_fuxictr']:.2f}"
     return f"dcn2 has {_ratios(row)}, {fuxictr} × the best of FuxiCTR's, and {row['share_of_bound']:.0%} of the bound"
+
+
+def _lookup_facts(found: Mapping[str, Any]) -> dict[str, str]:
+    workloads = {name: f"{one['bytes']:,} bytes as fp32. {one['about']}" for name, one in found["workloads"].items()}
+    us = "processor time of one thread, wall time of two; medians of interleaved turns"
+    return {
+        **workloads,
+        "figures": us,
+        "ratios": "best peer of a class ÷ ours, for two threads ours on one ÷ ours on two",
+    }
+
+
+def _lookup_table(title: str, rows: Sequence[Mapping[str, Any]]) -> Table:
+    """A line for each batch size, type of our rows and number of threads."""
+    table = Table(title=title, title_justify="left")
+    named = ("rows", "best stock", "best tuned")
+    for name in ("batch", "rows", "threads", "ours", "p99", *named[1:], "of the bound"):
+        table.add_column(name, justify="left" if name in named else "right")
+    for row in rows:
+        share = "–" if row["share_of_bound"] is None else f"{row['share_of_bound']:.0%}"
+        times = [f"{row['ours'][key]:,.1f}" for key in ("us", "p99_us")]
+        best = [_lookup_best(row, kind) for kind in ("stock", "tuned")]
+        table.add_row(f"{row['batch']:,}", row["dtype"], f"{row['threads']}", *times, *best, share)
+    return table
+
+
+def _lookup_best(row: Mapping[str, Any], kind: str) -> str:
+    """The fastest peer of a class with its time and ratio; of the type of our rows, the ratio too."""
+    peers = [peer for peer in row["peers"] if peer["class"] == kind]
+    if not peers:
+        return f"{row['ratio_one_thread']:.2f} × one thread" if row["threads"] > 1 and kind == "stock" else "–"
+    best = min(peers, key=lambda peer: float(peer["us"]))
+    alike = row[f"ratio_{kind}_dtype"]
+    also = "" if best["dtype"] == row["dtype"] or alike is None else f" ({row['dtype']}: {alike:.2f} ×)"
+    return f"{row[f'ratio_{kind}']:.2f} × {best['name']} {best['us']:,.1f}{also}"

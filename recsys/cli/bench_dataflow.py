@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
@@ -26,7 +25,7 @@ def dataflow(
     ids: tuple[Literal["as it is", "zipf", "uniform", "equal"], ...] = ("as it is", "equal"),
     cores: int | None = None,
     cap: int = 400_000,
-    platform: Path | None = None,
+    platform: str | None = None,
 ) -> Result:
     """Plan workloads, run the plans, and show predicted beside measured; other plans run beside ours.
 

@@ -41,7 +41,7 @@ __all__ = ["main", "trial"]
 
 State = Literal["ok", "absent", "broken"]
 
-MODULES = {"torch": "torch", "fbgemm": "fbgemm_gpu", "torchrec": "torchrec", "cuda": "torch"}
+MODULES = {"torch": "torch", "fbgemm": "fbgemm_gpu", "torchrec": "torchrec", "cuda": "torch", "kernels": "recsys"}
 """The module that each back end on trial is."""
 PACKAGES = {"fbgemm": (CPU, CUDA), "torchrec": ("torchrec",)}
 """The packages that may bring a back end."""
@@ -228,11 +228,29 @@ def _cuda_trial() -> dict[str, Any]:
     return {"about": ", ".join(devices), "devices": devices}
 
 
+def _kernels_trial() -> dict[str, Any]:
+    import torch
+
+    from recsys.data.batch import JaggedIds
+    from recsys.dataflow.kernels.cpu import CpuKernels, isas, missing
+    from recsys.dataflow.kernels.reference import Slot
+    from recsys.dataflow.storage import Source, Storage
+
+    if not isas():
+        return {"state": "absent", "about": f"not built ({missing}): install recsys where there is a C++ compiler"}
+    rows = Storage({"t": Source(torch.arange(6.0).view(3, 2))}).tables["t"]
+    x = torch.zeros(2, 2)
+    CpuKernels([Slot("t", 0, rows, 0)]).look_up(JaggedIds(("t",), torch.tensor([2, 1])), x)
+    _same(x.tolist(), [[4.0, 5.0], [2.0, 3.0]])
+    return {"about": f"in C++, for {', '.join(isas())}", "isas": isas()}
+
+
 TRIALS: dict[str, Callable[[], dict[str, Any]]] = {
     "torch": _torch_trial,
     "fbgemm": _fbgemm_trial,
     "torchrec": _torchrec_trial,
     "cuda": _cuda_trial,
+    "kernels": _kernels_trial,
 }
 
 
@@ -350,7 +368,7 @@ def _package_tables(packages: Sequence[Package]) -> list[Table]:
 
 def _backend_table(backends: dict[str, Backend]) -> Table:
     table = _table("back ends, each tried", "name", "state", "about")
-    titles = {"fbgemm": "FBGEMM", "cuda": "CUDA", "compiler": "C++ compiler"}
+    titles = {"fbgemm": "FBGEMM", "cuda": "CUDA", "compiler": "C++ compiler", "kernels": "look-up kernels"}
     for name, one in backends.items():
         table.add_row(titles.get(name, name), "live" if one.state == "ok" else one.state, one.about)
     return table

@@ -25,7 +25,7 @@ def plan(
     what: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN|WORKLOAD")],
     out: Path = Path("plan.json"),
     picture: Path | None = None,
-    platform: Path | None = None,
+    platform: str | None = None,
     cores: int | None = None,
     batch: tuple[int, ...] = (),
 ) -> Result:
@@ -36,7 +36,8 @@ def plan(
             assumed; `recsys dataflow workload RUN DATA` measures them.
         out: Plan file (JSON) to write.
         picture: Picture to draw; by default beside the plan.
-        platform: Platform file, of this machine or another; by default what `recsys profile` has measured here.
+        platform: A platform that comes along, such as xeon-avx512-2, or a file; by default what `recsys profile` has
+            measured on this machine.
         cores: How many cores to plan for; by default all of the platform's.
         batch: Batch sizes; by default the workload's.
     """

@@ -13,11 +13,12 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field, model_validator
 
-from recsys.config import Config, read_toml
+from recsys.config import Config, compact_toml, nearest, read_toml
 from recsys.data.cache import root
 from recsys.dataflow.workload import Dtype
 from recsys.errors import ConfigError
 from recsys.machine import read_machine
+from recsys.shelves import shelf
 
 __all__ = ["Alone", "Core", "Pages", "Platform", "Reading", "Written", "default_path", "here", "read_cores"]
 
@@ -165,6 +166,10 @@ class Platform(Config):
             _Surface([(a.row_bytes, a.pages, a.ns) for a in self.scatter]),
         )
 
+    def toml(self) -> str:
+        """The platform as TOML, a line for each quantity and each reading."""
+        return compact_toml(self.model_dump(mode="json"), ("cores", "gather", "scatter", "write"))
+
     @classmethod
     def read(cls, path: Path) -> Self:
         """Read a platform's TOML file.
@@ -245,19 +250,29 @@ def _count(cpus: str) -> int:
     return max(1, sum(int(last or first) - int(first) + 1 for first, _, last in ends))
 
 
+def _named(path: Path) -> Platform:
+    folder = shelf("dataflow") / "platforms"
+    known = sorted(one.stem for one in folder.glob("*.toml"))
+    if path.is_file() or path.suffix or path.name != str(path):
+        return Platform.read(path)
+    if path.name not in known:
+        raise ConfigError(f"no such platform as `{path}`: {nearest(path.name, known)}")
+    return Platform.read(folder / f"{path}.toml")
+
+
 def default_path() -> Path:
     """Where `recsys profile` writes and `recsys plan` looks."""
     return root() / "platform.toml"
 
 
-def here(path: Path | None = None) -> Platform:
-    """The platform in a file that the user names, or what `recsys profile` has measured on this machine.
+def here(name: str | Path | None = None) -> Platform:
+    """The platform that the user names, by file or as one that recsys brings along, or what `recsys profile` measured.
 
     Raises:
         ConfigError: When there is none, or the one that `recsys profile` wrote is of another machine.
     """
-    if path is not None:
-        return Platform.read(path)
+    if name is not None:
+        return _named(Path(name))
     path = default_path()
     if not path.is_file():
         raise ConfigError("this machine has not been measured: run `recsys profile`, or name a file with --platform")

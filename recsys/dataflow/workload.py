@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
-import tomli_w
 from pydantic import Field, model_validator
 
-from recsys.config import Config, nearest, read_toml
+from recsys.config import Config, compact_toml, nearest, read_toml
 from recsys.errors import ConfigError
 from recsys.machine import available_memory
 from recsys.shelves import shelf
@@ -190,26 +189,12 @@ class Workload(Config):
 
     def toml(self) -> str:
         """The workload as TOML, a line for each table and each look-up; defaults are left out."""
-        values = self.model_dump(mode="json", exclude_defaults=True)
-        tables, lookups = values.pop("tables"), values.pop("lookups")
-        lines = [f"{key} = {_inline(value)}\n" for key, value in values.items()]
-        for key, items in (("tables", tables), ("lookups", lookups)):
-            lines += ["\n", f"{key} = [\n", *(f"  {_inline(item)},\n" for item in items), "]\n"]
-        return "".join(lines)
+        return compact_toml(self.model_dump(mode="json", exclude_defaults=True), ("tables", "lookups"))
 
 
 def _check_size(what: str, size: int) -> None:
     if size < 1:
         raise ConfigError(f"expected tables of at least 1 of {what}, got {size}")
-
-
-def _inline(value: Any) -> str:
-    """A TOML value on one line; a generic writer spends a line on every number."""
-    if isinstance(value, dict):
-        return f"{{ {', '.join(f'{key} = {_inline(inner)}' for key, inner in value.items())} }}"
-    if isinstance(value, list):
-        return f"[{', '.join(map(_inline, value))}]"
-    return tomli_w.dumps({"_": value}).removeprefix("_ = ").rstrip("\n")
 
 
 def _shelf() -> Path:

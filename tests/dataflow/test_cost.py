@@ -91,7 +91,7 @@ def test_a_range_of_rows_costs_the_look_at_every_id() -> None:
 
 def test_waking_cores_adds_to_the_call() -> None:
     costs = CostModel(workload(10), machine())
-    assert [costs.wake_us(n) for n in (1, 2, 3, 4, 8)] == [1, 11, 16, 21, 41]
+    assert [costs.wake_us(n) for n in (1, 2, 3, 4, 8)] == [1, 11, 16, 21, 31]
 
 
 def test_no_bags_cost_next_to_nothing() -> None:

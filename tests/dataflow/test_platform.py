@@ -165,3 +165,9 @@ def test_the_file_of_another_machine_is_refused_unless_it_is_named(
     own = machine(cpu=read_machine()["cpu"], cores=[core.model_dump() for core in read_cores()])
     path.write_text(own.toml())
     assert here() == own
+
+
+def test_platforms_that_come_along_are_found_by_name() -> None:
+    assert here("xeon-avx512-2").isa == "avx512"
+    with pytest.raises(ConfigError, match="did you mean `xeon-avx512-2`"):
+        here("xeon-avx512")
