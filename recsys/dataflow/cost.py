@@ -127,7 +127,7 @@ class CostModel:
         if strategy == "vector":
             ns = work.bags * read
         elif strategy == "stream" or work.rows < 1:
-            ns = self._stream_ns(work, read, float(self._data_ns(kind, row_bytes)[0]))
+            ns = self._stream_ns(work, read, float(self._data_ns(kind, row_bytes)[0]), core.a_batch)
         else:
             ns = self._gather_ns(work, read, core.a_batch)
         return ns / 1e3 + platform.lookup_us
@@ -185,14 +185,20 @@ class CostModel:
         bag = _line(platform.bag_ns, known.out_bytes) + write + platform.ragged_ns * known.ragged
         return work.ids * (read + convert) + work.bags * bag
 
-    def _stream_ns(self, work: Work, read: float, near: float) -> float:
-        """Every id is looked at; those of the range are sorted, and their rows come one by one, or all in order."""
+    def _stream_ns(self, work: Work, read: float, near: float, passed: float) -> float:
+        """Every id is looked at; those of the range are sorted, and their rows come one by one, or all in order.
+
+        Tile by tile all bags are gone through, so that a bag's sum is found again after the sums of all others.
+        """
         platform, known = self.platform, work.known
         away = (work.seen - work.ids) * platform.scan_ns
         in_order = known.table.rows * work.rows * known.table.row_bytes / platform.read_gbs
         convert = known.table.dim * platform.column_ns[known.table.dtype]
         each = platform.scan_ns + platform.sort_ns + self._add_ns(known.out_bytes) + convert
-        return away + work.ids * each + max(0.0, min(work.ids * (read - near), in_order))
+        sums = self._data_ns("one", known.out_bytes)
+        each += float(np.interp(np.log(max(1, work.bags * known.out_bytes)), LOG_SIZES, sums)) - float(sums[0])
+        write = work.bags * self._write_ns(known.out_bytes, passed)
+        return away + work.ids * each + max(0.0, min(work.ids * (read - near), in_order)) + write
 
 
 def _line(points: Sequence[tuple[int, float]], row_bytes: float) -> float:
