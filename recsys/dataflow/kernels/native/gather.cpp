@@ -7,6 +7,8 @@ namespace {
 
 constexpr int64_t kBlock = 64;  // bags whose output stays in the cache while every look-up writes its columns
 
+constexpr int32_t kWide = 128;    // columns
+constexpr int64_t kFewBags = 8;
 constexpr int64_t kPast = 8 << 20;  // bytes of an output that is written past the caches, which it would only sweep
 
 // Whether every look-up writes whole lines of an output that the caches would not hold anyway.
@@ -115,7 +117,7 @@ inline void pool(const Lookup& lookup, const Call& call, int64_t first, int64_t 
 }
 
 template <class Row, class Id, bool weighted, int W, int N>
-int64_t pooled(const Lookup* lookups, int64_t count, const Call& call, int64_t from, int64_t to) {
+int64_t pooled_block(const Lookup* lookups, int64_t count, const Call& call, int64_t from, int64_t to) {
   int64_t unknown = 0;
   for (const Lookup* lookup = lookups; lookup < lookups + count; lookup++) {
     const int64_t bag = lookup->feature * call.size;
@@ -135,6 +137,17 @@ int64_t pooled(const Lookup* lookups, int64_t count, const Call& call, int64_t f
       }
     }
   }
+  return unknown;
+}
+
+// Look-up by look-up, so that a table's pages are found again; where rows are wide their own bytes cost more, and a few bags
+// at a time are better, whose output is then written more in order.
+template <class Row, class Id, bool weighted, int W, int N>
+int64_t pooled(const Lookup* lookups, int64_t count, const Call& call, int64_t from, int64_t to) {
+  const int64_t block = lookups->rows.dim >= kWide ? kFewBags : to - from;
+  int64_t unknown = 0;
+  for (int64_t begin = from; begin < to; begin += block)
+    unknown += pooled_block<Row, Id, weighted, W, N>(lookups, count, call, begin, begin + block < to ? begin + block : to);
   return unknown;
 }
 
