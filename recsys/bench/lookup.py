@@ -1,0 +1,222 @@
+"""Embedding look-ups of whole workloads, beside their peers: `recsys.bench.lookup_peers` says who they are.
+
+Contenders take turns, each on the next batches of a rotation, and their ids have just been made, as a server's are.
+Figures are medians over the turns: of one thread its processor time, since others may use the machine too; with two
+threads of ours, wall time. Everybody's first batch is checked before anything is timed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from recsys.bench.card import machine
+from recsys.bench.dataflow import with_ids
+from recsys.bench.lookup_peers import DTYPES, Contender, absent, peers, recycled
+from recsys.bench.lookup_rig import Rig, Turns, bound_us, rotations
+from recsys.config import nearest
+from recsys.data.batch import JaggedIds
+from recsys.dataflow import platform
+from recsys.dataflow.kernels.cpu import CpuKernels
+from recsys.dataflow.kernels.reference import Slot, look_up
+from recsys.dataflow.plan import Piece, Schedule
+from recsys.dataflow.workload import BATCH_SIZES, Dtype, Workload
+from recsys.errors import ConfigError
+
+__all__ = ["IDS", "WORKLOADS", "Case", "Distribution", "measure"]
+
+Distribution = Literal["zipf", "uniform", "equal"]
+Kind = Literal["stock", "tuned"]
+Row = dict[str, Any]
+IDS: tuple[Distribution, ...] = ("zipf", "uniform", "equal")
+KINDS: tuple[Kind, ...] = ("stock", "tuned")
+
+
+@dataclass(frozen=True)
+class Case:
+    """A published workload, cut so that ours and the peers' rows take about 10 GiB; its batch sizes."""
+
+    published: str
+    dim: int | None = None
+    cap: int | None = None
+    batches: tuple[int, ...] = BATCH_SIZES
+
+    def workload(self) -> Workload:
+        """Its tables and look-ups."""
+        found = Workload.find(self.published)
+        found = found if self.dim is None else found.with_dim(self.dim)
+        return found if self.cap is None else found.cap(self.cap)
+
+
+WORKLOADS = {
+    "w1-d16": Case("criteo-kaggle"),
+    "w1-d64": Case("criteo-kaggle", dim=64, cap=2_000_000),
+    "w2": Case("mlperf-dlrm-v2", cap=800_000),
+    "w3": Case("uniform-200", batches=BATCH_SIZES[:-1]),
+}
+_TOLERANCE: dict[Dtype, float] = {"fp32": 1e-6, "fp16": 5e-4, "int8": 6e-3}
+"""How far a stored column in (-1, 1) may be from its float32; of a bag, so often as it has ids."""
+
+
+def measure(
+    only: Sequence[str] = (), batches: Sequence[int] = (), ids: Sequence[Distribution] = (), seconds: float = 1.0
+) -> dict[str, Any]:
+    """Look up the workloads' ids with everybody; what `recsys bench lookup` prints as JSON.
+
+    Args:
+        only: Names of `WORKLOADS`; none means all.
+        batches: Batch sizes; by default each workload's.
+        ids: How ids fall on the rows; by default in all ways.
+        seconds: About how long the turns of a batch size take, for each class of peers.
+
+    Raises:
+        ConfigError: For an unknown workload, sizes that cannot be, or tables that do not fit into memory.
+    """
+    for name in only:
+        if name not in WORKLOADS:
+            raise ConfigError(f"no such workload as `{name}`: {nearest(name, list(WORKLOADS))}")
+    if min([1, *batches]) < 1 or not seconds > 0:
+        raise ConfigError(f"expected batches of 1 or more and more than 0 seconds, got {list(batches)} and {seconds:g}")
+    names = list(only or WORKLOADS)
+    about = machine(["torchrec", "fbgemm-gpu-cpu"])
+    with _one_thread(), torch.no_grad():
+        # Stock peers of all workloads come first: what `recycled` sets does not quite go away.
+        stock, tuned = ([row for n in names for row in _pass(n, kind, batches, ids or IDS, seconds)] for kind in KINDS)
+    return {
+        "bench": "lookup",
+        "machine": about,
+        "workloads": {name: _told(WORKLOADS[name].workload()) for name in names},
+        "rows": _joined(stock, tuned),
+        "absent": absent(),
+    }
+
+
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _told(workload: Workload) -> dict[str, Any]:
+    return {"name": workload.name, "bytes": workload.bytes, "about": workload.about}
+
+
+def _pass(name: str, kind: Kind, batches: Sequence[int], ids: Sequence[Distribution], seconds: float) -> list[Row]:
+    """All rows of a workload, beside peers of one class."""
+    case, rows = WORKLOADS[name], []
+    workload = case.workload()
+    rig = Rig(workload, kind)
+    others = peers(rig.given, kind, all(lookup.ids.bags == ((1, 1.0),) for lookup in workload.lookups))
+    kernels = {dtype: CpuKernels(rig.slots(dtype)) for dtype in DTYPES}
+    sizes = tuple(batches or case.batches)
+    bar = tqdm(total=len(ids) * len(sizes), desc=f"{name}, {kind} peers", disable=None)
+    with bar, recycled() if kind == "tuned" else contextlib.nullcontext():
+        for distribution in ids:
+            drawn = with_ids(workload, distribution)
+            for size, rotation in rotations(drawn, sizes):
+                about = {"workload": name, "ids": distribution, "batch": size}
+                x = torch.zeros(size, rig.width)
+                ours = [_ours(dtype, kernels[dtype], x) for dtype in DTYPES]
+                _check(rig, [*ours, *others], rotation[0])
+                turns = Turns(rotation)
+                rows += [about | row for row in _one(kind, ours, others, turns, seconds)]
+                if kind == "stock" and size > 1:
+                    rows += [about | row for row in _two(rig.slots("fp32"), ours[0], x, turns, seconds / 4)]
+                bar.update()
+    return rows
+
+
+def _ours(dtype: Dtype, kernels: CpuKernels, x: Tensor) -> Contender:
+    def run(ids: JaggedIds) -> Tensor:
+        kernels.look_up(ids, x)
+        return x
+
+    return Contender(f"gather, {kernels.isa}", "ours", dtype, _copied, run)
+
+
+def _copied(ids: JaggedIds) -> JaggedIds:
+    return JaggedIds(ids.features, ids.values.clone(), None if ids.offsets is None else ids.offsets.clone())
+
+
+def _check(rig: Rig, contenders: Sequence[Contender], ids: JaggedIds) -> None:
+    """Everybody gives what the reference gives of float32 rows, as near as the dtype allows."""
+    expected = torch.zeros(ids.size, rig.width)
+    look_up(rig.slots("fp32"), ids, expected)
+    longest = int(ids.lengths().max())
+    for one in contenders:
+        off = float((one.run(one.prepare(ids)) - expected).abs().max())
+        if not off <= longest * _TOLERANCE[one.dtype]:
+            raise AssertionError(f"{one.name} ({one.kind}, {one.dtype}) is off by {off:g}")
+
+
+def _one(
+    kind: Kind, ours: Sequence[Contender], others: Sequence[Contender], turns: Turns, seconds: float
+) -> Iterator[Row]:
+    """A row for each dtype of ours, on one thread."""
+    figures = turns.take([*ours, *others], seconds)
+    told = [
+        {"name": one.name, "class": one.kind, "dtype": one.dtype, **figure.to_json("cpu")}
+        for one, figure in zip(others, figures[len(ours) :], strict=True)
+    ]
+    for one, figure in zip(ours, figures, strict=False):
+        mine = {**figure.to_json("cpu"), "p99_us": turns.p99(one, seconds / 20), "what": one.name}
+        alike = [peer for peer in told if peer["dtype"] == one.dtype]
+        ratios = {f"ratio_{kind}": _ratio(told, figure.cpu), f"ratio_{kind}_dtype": _ratio(alike, figure.cpu)}
+        yield {"threads": 1, "dtype": one.dtype, "ours": mine, "peers": told, **ratios}
+
+
+def _two(slots: Sequence[Slot], one: Contender, x: Tensor, turns: Turns, seconds: float) -> Iterator[Row]:
+    """Ours on two cores, each with half of the batch, beside ours on one; nothing where there is no second."""
+    cpus = sorted(os.sched_getaffinity(0))[:2] if hasattr(os, "sched_getaffinity") else []
+    if len(cpus) == 2:
+        halves = [Piece(lookup=slot.name, core=k, share=(k / 2, (k + 1) / 2)) for k in range(2) for slot in slots]
+        schedule = Schedule(batch=len(x), pieces=tuple(halves), predicted_us=0, bound_us=0)
+        two = _ours("fp32", CpuKernels(slots, cpus=cpus, schedules=[schedule]), x)
+        alone, both = turns.take([one, two], seconds)
+        what = f"{two.name}, half of the batch each"
+        mine = {**both.to_json("wall"), "p99_us": turns.p99(two, seconds / 5), "what": what}
+        ratios = {"ratio_stock": None, "ratio_tuned": None, "ratio_one_thread": round(alone.wall / both.wall, 3)}
+        yield {"threads": 2, "dtype": "fp32", "ours": mine, "peers": [], **ratios}
+
+
+def _ratio(found: Sequence[Row], us: float) -> float | None:
+    """The best peer over ours."""
+    return round(min(peer["us"] for peer in found) / us, 3) if found else None
+
+
+def _joined(stock: Sequence[Row], tuned: Sequence[Row]) -> list[Row]:
+    """Rows beside both classes of peers; each class is compared with what ours took beside it."""
+    others = {_key(row): row for row in tuned}
+    rows = []
+    for row in stock:
+        other = others.get(_key(row), row)
+        peers = [*row["peers"], *other["peers"]]
+        ours = row["ours"] | {"us_beside_tuned": other["ours"]["us"]}
+        rows.append({**other, **row, "ours": ours, "peers": peers, **_bound(row)})
+    return rows
+
+
+def _key(row: Row) -> tuple[str | int, ...]:
+    return tuple(row[name] for name in ("workload", "ids", "batch", "threads", "dtype"))
+
+
+def _bound(row: Row) -> Row:
+    """The bound of a row, and what share of ours it is: None where `recsys profile` has not been run."""
+    try:
+        found = platform.here()
+    except ConfigError:
+        return {"bound_us": None, "share_of_bound": None}
+    workload = with_ids(WORKLOADS[row["workload"]].workload(), row["ids"])
+    us = bound_us(workload, row["batch"], row["dtype"], found) / row["threads"]
+    return {"bound_us": round(us, 3), "share_of_bound": round(us / row["ours"]["us"], 3)}
