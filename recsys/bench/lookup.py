@@ -114,7 +114,8 @@ def _told(workload: Workload) -> dict[str, Any]:
 
 def _pass(name: str, kind: Kind, batches: Sequence[int], ids: Sequence[Distribution], seconds: float) -> list[Row]:
     """All rows of a workload, beside peers of one class."""
-    case, rows = WORKLOADS[name], []
+    case = WORKLOADS[name]
+    rows: list[Row] = []
     workload = case.workload()
     rig = Rig(workload, kind)
     others = peers(rig.given, kind, all(lookup.ids.bags == ((1, 1.0),) for lookup in workload.lookups))
@@ -130,6 +131,8 @@ def _pass(name: str, kind: Kind, batches: Sequence[int], ids: Sequence[Distribut
                 ours = [_ours(dtype, kernels[dtype], x) for dtype in DTYPES]
                 _check(rig, [*ours, *others], rotation[0])
                 turns = Turns(rotation)
+                if not rows:  # for a while after new memory was filled it is slower, on a virtual machine
+                    turns.take([*ours, *others], seconds)
                 rows += [about | row for row in _one(kind, ours, others, turns, seconds)]
                 if kind == "stock" and size > 1:
                     rows += [about | row for row in _two(rig.slots("fp32"), ours[0], x, turns, seconds / 4)]
@@ -200,10 +203,12 @@ def _joined(stock: Sequence[Row], tuned: Sequence[Row]) -> list[Row]:
     others = {_key(row): row for row in tuned}
     rows = []
     for row in stock:
-        other = others.get(_key(row), row)
-        peers = [*row["peers"], *other["peers"]]
-        ours = row["ours"] | {"us_beside_tuned": other["ours"]["us"]}
-        rows.append({**other, **row, "ours": ours, "peers": peers, **_bound(row)})
+        other = others.get(_key(row))
+        both: Row = {}
+        if other is not None:  # of two threads there is only one
+            ours = row["ours"] | {"us_beside_tuned": other["ours"]["us"]}
+            both = {"ours": ours, "peers": [*row["peers"], *other["peers"]]}
+        rows.append({**(other or {}), **row, **both, **_bound(row)})
     return rows
 
 

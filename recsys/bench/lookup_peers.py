@@ -16,7 +16,7 @@ before the clock runs, for torch the bags of an example side by side. All give f
 Each is there twice. `stock` has torch's ordinary memory for rows and result; `tuned` has huge pages for the rows and,
 see `recycled`, a result in memory that is not new each time. The loop and torchrec are stock only: what they call is
 what ``torch-embedding-bag`` calls once. FBGEMM is told not to check ids in a pass of its own, by which it is faster;
-its kernels refuse an id out of range all the same.
+ours are checked.
 """
 
 from __future__ import annotations
