@@ -14,7 +14,7 @@ READY := $(VENV)/.ready
 VERSION := $(BIN)/python -c 'from importlib import metadata; print(metadata.version("torch"))'
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test lint format types package clean
+.PHONY: help venv demo test lint format types package sanitize clean
 
 help: ## say what there is to make
 	@echo 'usage: make TARGET [PYTHON=python3] [TORCH="torch==2.13.*"]'
@@ -56,6 +56,9 @@ types: venv ## mypy, strict
 
 package: venv ## build it, and install it in a bare environment
 	$(BIN)/python scripts/check_package.py --torch '$(TORCH)'
+
+sanitize: venv ## run the C++ kernels hard under the address, undefined-behaviour and thread sanitizers
+	$(BIN)/python scripts/check_native.py
 
 clean: ## remove .venv, caches and what was built
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

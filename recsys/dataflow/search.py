@@ -71,7 +71,7 @@ def _worth(cores: Sequence[Core]) -> tuple[float, float]:
 def _starts(meter: Meter, cores: int, target: float) -> list[tuple[Part, ...]]:
     """Parts to begin with, longest first: rows whole or cut as is cheapest, bags by how much a core can do."""
     wholes = meter.wholes()
-    cheapest = [min(_cuts(whole, cores), key=lambda n: sum(map(meter.us, _parts(meter, whole, n)))) for whole in wholes]
+    cheapest = [max(_cuts(whole, cores), key=lambda n: _saved(meter, whole, n)) for whole in wholes]
     found: dict[tuple[Part, ...], None] = {}
     for counts in ([1] * len(wholes), cheapest):
         for limit in (target, target / 2):
@@ -92,6 +92,12 @@ def _parts(meter: Meter, whole: Part, count: int, limit: float = math.inf) -> li
     n = math.ceil(meter.us(whole._replace(rows=rows[0])) / limit) if limit > 0 else 1
     bags = _bounds(whole.bags, max(1, min(n, whole.bags)))
     return [Part(whole.lookup, r, a if count > 1 else 0, b - a) for r in rows for a, b in bags]
+
+
+def _saved(meter: Meter, whole: Part, count: int) -> float:
+    """µs of a cut into so many ranges of rows that as many shares of the bags take more."""
+    shared = (meter.us(whole._replace(bags=b - a)) for a, b in _bounds(whole.bags, min(count, whole.bags)))
+    return sum(shared) - sum(map(meter.us, _parts(meter, whole, count)))
 
 
 def _bounds(size: int, count: int) -> list[tuple[int, int]]:

@@ -22,8 +22,8 @@ ASKED = 4
 class Costs(Protocol):
     """What a platform is predicted to need.
 
-    Cores are alike, and so are a table's rows: ranges of one length cost the same. Two more things are relied on: a
-    piece is never faster in company than alone, and half of the bags take at least half of the time.
+    Cores are alike, and so are a table's rows: ranges of one length cost the same. The bound relies on one thing more:
+    a piece is never faster in company than alone.
     """
 
     @property
@@ -98,7 +98,7 @@ class Meter:
         self.weighed = 0
         self._cores: dict[tuple[Part, ...], Core] = {(): Core((), (), 0.0)}
         self._pieces: dict[Part, Piece] = {}
-        self._alone: dict[tuple[int, int], list[tuple[float, Strategy]]] = {}
+        self._alone: dict[tuple[int, int, int], list[tuple[float, Strategy]]] = {}
         self._work, self._item = [math.inf] * len(self.rows), [math.inf] * len(self.rows)
         self._floors: list[tuple[float, float]] = []
 
@@ -149,17 +149,22 @@ class Meter:
         )
 
     def alone(self, part: Part) -> list[tuple[float, Strategy]]:
-        """µs of all bags of its rows on a core of their own, by each strategy that can do it, fastest first."""
-        key = part.lookup, part.rows[1] - part.rows[0]
+        """µs on a core of its own by each strategy that can do it, fastest first.
+
+        Asked of a half, a quarter, ... of all bags; what is between costs in proportion to the next above.
+        """
+        halved = ((self.batch - 1) // (part.bags - 1)).bit_length() - 1 if part.bags > 1 else self.batch.bit_length()
+        bags = -(-self.batch // (1 << halved))
+        key = part.lookup, part.rows[1] - part.rows[0], bags
         if key not in self._alone:
-            full = part._replace(first=0, bags=self.batch)
-            times = [(self.core((full._replace(strategy=way),)).load, way) for way in STRATEGIES]
+            one = part._replace(first=0, bags=bags)
+            times = [(self.core((one._replace(strategy=way),)).load / bags, way) for way in STRATEGIES]
             self._alone[key] = sorted((pair for pair in times if pair[0] < math.inf), key=lambda pair: pair[0])
-        return self._alone[key]
+        return [(us * part.bags, way) for us, way in self._alone[key]]
 
     def us(self, part: Part) -> float:
-        """The least that the part takes, whatever else its core does."""
-        return self.alone(part)[0][0] * part.bags / self.batch
+        """What the part takes on a core of its own."""
+        return self.alone(part)[0][0]
 
     def put(self, core: Core, part: Part) -> Core:
         """The core with the part too, by the strategy that is fastest in this company."""
@@ -168,7 +173,7 @@ class Meter:
             core, part = self.core(core.without(part)), part._replace(bags=part.bags + here.bags)
         best: Core | None = None
         for us, way in self.alone(part):
-            if best is not None and core.load + us * part.bags / self.batch >= best.load:
+            if best is not None and core.load + us >= best.load:
                 break
             new = self.core((*core.parts, part._replace(strategy=way)))
             if best is None or new.load < best.load:
@@ -189,14 +194,18 @@ class Meter:
         work, item = self._floors[cores.bit_length() - 1]
         return self.costs.wake_us(cores) + max(work / cores, item)
 
-    def _floor(self, cut: int) -> tuple[float, float]:
-        """(µs of all look-ups at their cheapest, the largest single item), of rows cut into up to `cut` ranges."""
+    def _floor(self, pieces: int) -> tuple[float, float]:
+        """(µs of all look-ups at their cheapest, the largest single item), each cut into up to so many pieces."""
         for whole, rows in zip(self.wholes(), self.rows, strict=True):
-            if cut <= rows:
-                longest, bag = (whole._replace(rows=(0, n)) for n in (-(-rows // cut), rows // cut))
-                us = min(self.core((bag._replace(bags=1, strategy=way),)).load for _, way in self.alone(bag))
-                self._item[whole.lookup] = min(self._item[whole.lookup], us)
-                self._work[whole.lookup] = min(self._work[whole.lookup], self.us(longest) * rows / longest.rows[1])
+            for cut in (1 << i for i in range(pieces.bit_length())):
+                longest, shortest = -(-rows // cut), rows // cut
+                bags = -(-self.batch * cut // pieces)
+                if shortest and bags:
+                    part = whole._replace(rows=(0, longest), bags=bags)
+                    work = self.us(part) * rows / longest * self.batch / bags
+                    self._work[whole.lookup] = min(self._work[whole.lookup], work)
+                    item = self.us(whole._replace(rows=(0, shortest), bags=1))
+                    self._item[whole.lookup] = min(self._item[whole.lookup], item)
         return sum(self._work), max(self._item)
 
 

@@ -2,7 +2,6 @@
 #pragma once
 #include <atomic>
 #include <cstdint>
-#include <memory>
 #include <vector>
 
 namespace recsys {
@@ -27,27 +26,32 @@ class Pool {
 
   int lanes() const { return static_cast<int>(cpus_.size()); }
 
-  // Runs tasks [ends[k - 1], ends[k]) on lane k and returns when all are done. `prepare` runs when the pool is ours.
+  // Runs tasks [ends[k - 1], ends[k]) on lane k and returns when all are done, or throws what one of them threw.
+  // `prepare` returns the ends; it runs when the pool is ours.
   template <class Prepare>
   bool run(Job& job, Prepare prepare) {
     if (!acquire()) return false;
+    const Held held{*this};
     work(job, prepare());
-    release();
     return true;
   }
 
   struct State;
 
  private:
+  struct Held {
+    Pool& pool;
+    ~Held() { pool.owner_.store(0, std::memory_order_release); }
+  };
+
   bool acquire();
-  void release();
   void start();
   void work(Job& job, const std::vector<int64_t>& ends);
 
   std::vector<int> cpus_;
-  std::atomic<bool> busy_{false};
-  std::atomic<uint64_t> fork_{0};
-  State* state_ = nullptr;  // shared with the threads, which free it last
+  std::atomic<uint64_t> owner_{0};  // 0: free; else the process that is at work, as the forks that led to it, plus 1
+  uint64_t born_ = 0;               // the process that the threads are in
+  State* state_ = nullptr;          // shared with the threads, which free it last
 };
 
 }  // namespace recsys
