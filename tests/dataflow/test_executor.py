@@ -8,13 +8,17 @@ import pytest
 import torch
 
 from recsys.data.batch import Batch
-from recsys.dataflow.executor import TableExecutor
-from recsys.dataflow.kernels import cpu
+from recsys.dataflow.executor import Kernel, TableExecutor
+from recsys.dataflow.kernels import cpu, fbgemm
 from recsys.errors import DataError
 from tests.helpers import batch_of
 from tests.models.test_models import SCHEMAS, UNFIT, VARIANTS, model_of
 
-KERNELS: list[Literal["cpu", "reference"]] = ["cpu", "reference"] if cpu.native else ["reference"]
+KERNELS: list[Kernel] = [
+    *(["cpu"] if cpu.native else []),  # type: ignore[list-item]
+    *(["fbgemm"] if fbgemm.installed() else []),  # type: ignore[list-item]
+    "reference",
+]
 FITTING = [
     (variant, schema)
     for variant in {variant.split()[0]: variant for variant in reversed(VARIANTS)}.values()
@@ -29,7 +33,7 @@ def close(got: Any, expected: Any) -> None:
 
 @pytest.mark.parametrize("kernel", KERNELS)
 @pytest.mark.parametrize(("variant", "schema"), FITTING)
-def test_every_model_gives_the_same_numbers(variant: str, schema: str, kernel: Literal["cpu", "reference"]) -> None:
+def test_every_model_gives_the_same_numbers(variant: str, schema: str, kernel: Kernel) -> None:
     model = model_of(variant, SCHEMAS[schema]).eval()
     executor = TableExecutor(model.tables, kernel=kernel)
     for size in (0, 1, 70):
