@@ -22,9 +22,8 @@ Floats = npt.NDArray[np.float64]
 LINE, PAGE, ID_BYTES = 64, 4096, 8
 POINTS = 24
 """Most steps of a hot-row curve."""
-BLOCK, FEW_BAGS, WIDE = 64, 8, 128
-"""Bags that a kernel reads of one look-up before it goes on to the next: of one id, and of many where rows have so many
-columns; other bags of many ids are read to the end."""
+BLOCK = 64
+"""Bags of one id that a kernel reads of one look-up before it goes on to the next; others are read to the end."""
 
 SIZES = np.geomspace(1 << 12, 1 << 38, 105)
 """Bytes back for which costs are told."""
@@ -171,8 +170,7 @@ class Work:
         self.known, self.bags, self.rows = known, bags, rows
         self.seen = bags * known.ids
         self.ids = self.seen * rows
-        block = BLOCK if known.single else FEW_BAGS if known.table.dim >= WIDE else bags
-        burst = min(bags, block)
+        burst = min(bags, BLOCK) if known.single else bags
         if bags:
             self.lines = _Found(known.lines, bags, burst, rows)
             self.pages = _Found(known.pages, bags, burst, rows)

@@ -4,12 +4,11 @@
 namespace recsys::RECSYS_ISA {
 namespace {
 
-
-constexpr int64_t kBlock = 64;  // bags whose output stays in the cache while every look-up writes its columns
-
-constexpr int32_t kWide = 128;    // columns
-constexpr int64_t kFewBags = 8;
+constexpr int64_t kBlock = 64;    // bags of one id whose output stays in the cache while every look-up writes its columns
 constexpr int64_t kPast = 8 << 20;  // bytes of an output that is written past the caches, which it would only sweep
+constexpr int64_t kAhead = 32;    // ids
+constexpr int64_t kOutAhead = 8;  // bags of one id
+constexpr int64_t kSumAhead = 2;  // bags of many
 
 // Whether every look-up writes whole lines of an output that the caches would not hold anyway.
 inline bool whole_lines(const Lookup* lookups, int64_t count, const Call& call) {
@@ -17,6 +16,31 @@ inline bool whole_lines(const Lookup* lookups, int64_t count, const Call& call) 
                call.out_stride % 16 == 0 && lookups->rows.dim % 16 == 0;
   for (int64_t k = 0; k < count; k++) whole = whole && lookups[k].column % 16 == 0;
   return whole;
+}
+
+// Bytes of a pass over a row: N vectors of W columns, and the header of a quantised row.
+template <class Row, int W, int N>
+constexpr int kBytes = N * W * static_cast<int>(sizeof(typename Row::Column)) + (Row::scaled ? sizeof(Header) : 0);
+
+// Brings a row into the core's second cache, which waits for more lines at once than the first. An id that is out of range
+// fetches a line that nobody needs. Of rows of many lines the processor guesses the later ones by itself.
+template <int bytes, class Id>
+inline void fetch(const Rows& rows, Id id, int64_t at = 0) {
+  constexpr int whole = bytes / 64, lines = whole <= 4 ? whole : 2;
+  const auto row = reinterpret_cast<uintptr_t>(rows.data) + static_cast<uint64_t>(id) * static_cast<uint64_t>(rows.stride) + at;
+  const auto line = [](uintptr_t place) { __builtin_prefetch(reinterpret_cast<const void*>(place), 0, 2); };
+  for (int k = 0; k < lines; k++) line(row + 64 * k);
+  if (lines == whole && bytes % 64) {
+    line(row + 64 * whole);
+    line(row + bytes - 1);  // a row need not begin with a line
+  }
+}
+
+// Makes lines ours that will be written, so many bags from here; there need not be as many.
+template <int floats>
+inline void fetch_out(const float* out, int64_t stride, int64_t bags) {
+  const auto ahead = reinterpret_cast<uintptr_t>(out) + static_cast<uint64_t>(stride) * bags * sizeof(float);
+  for (int k = 0; k < (floats + 15) / 16; k++) __builtin_prefetch(reinterpret_cast<const void*>(ahead + 64 * k), 1, 3);
 }
 
 // Columns of one pass: vector v begins at `at(v)`; the last one ends with the row, so that it may overlap the one before.
@@ -54,8 +78,8 @@ inline void copy_wide(const char* row, int32_t dim, float* out) {
   if (dim % W) one(dim - W);
 }
 
-// One id a bag. Tried without gain: fetching rows ahead (the processor looks that far by itself), all look-ups of one bag
-// after the other (small tables crowd the misses of big ones out of its window), stores around the cache.
+// One id a bag. Tried without gain: all look-ups of one bag after the other (small tables crowd the misses of big ones out of
+// the processor's window); writing past the caches what they would hold (faster by itself, but then the network waits).
 template <class Row, class Id, int W, int N, bool past>
 int64_t one_id_blocks(const Lookup* lookups, int64_t count, const Call& call, int64_t from, int64_t to) {
   int64_t unknown = 0;
@@ -66,6 +90,8 @@ int64_t one_id_blocks(const Lookup* lookups, int64_t count, const Call& call, in
       const Id* values = static_cast<const Id*>(call.values) + lookup->feature * call.size;
       float* out = call.out + begin * call.out_stride + lookup->column;
       for (int64_t b = begin; b < end; b++, out += call.out_stride) {
+        if constexpr (N > 0) fetch<kBytes<Row, W, N>>(rows, values[b + kAhead < to ? b + kAhead : to - 1]);
+        if constexpr (N > 0 && !past) fetch_out<N * W>(out, call.out_stride, kOutAhead);
         const char* row = known_row(rows, values[b], unknown);
         if constexpr (N > 0)
           copy<Row, W, N, past>(row, rows.dim, out);
@@ -87,67 +113,83 @@ int64_t one_id(const Lookup* lookups, int64_t count, const Call& call, int64_t f
   return unknown;
 }
 
-// Columns [begin, begin + width) of one bag's sum. Tried without gain: fetching rows ahead, by 4, 8 or 16 ids, all of their
-// lines or the first; writing past the caches, which slowed the reads down.
-template <class Row, class Id, bool weighted, int W, int N>
-inline void pool(const Lookup& lookup, const Call& call, int64_t first, int64_t last, int32_t begin, int32_t width,
-                 float* out, int64_t& unknown) {
-  const auto* values = static_cast<const Id*>(call.values);
-  const Columns<W, N> columns{width};
+// The bags of a look-up: `ids` up to `end`, of which [begin, begin + width) of the columns are summed.
+template <class Id>
+struct Bags {
+  const Lookup& lookup;
+  const Id* ids;
+  const float* weights;
+  int64_t end;
+  int32_t begin, width;
+};
+
+// One bag's sum. Tried without gain: a few bags at a time of every look-up, so that the output is written in order; what
+// is fetched ahead then is of a look-up that is soon left.
+template <class Row, bool weighted, int W, int N, class Id>
+inline void pool(const Bags<Id>& bags, int64_t first, int64_t last, float* out, int64_t& unknown) {
+  const Rows rows = bags.lookup.rows;
+  const Columns<W, N> columns{bags.width};
+  const auto at = bags.begin * static_cast<int64_t>(sizeof(typename Row::Column));
   Floats<W> sum[N] = {};
   float bias = 0.0f;
   for (int64_t i = first; i < last; i++) {
-    const char* row = known_row(lookup.rows, values[i], unknown);
-    float weight = weighted ? call.weights[i] : 1.0f;
+    fetch<kBytes<Row, W, N>>(rows, bags.ids[i + kAhead < bags.end ? i + kAhead : bags.end - 1], at);
+    const char* row = known_row(rows, bags.ids[i], unknown);
+    float weight = weighted ? bags.weights[i] : 1.0f;
     if constexpr (Row::scaled) {
-      const auto [scale, low] = header<Row>(row, lookup.rows.dim);
+      const auto [scale, low] = header<Row>(row, rows.dim);
       bias += weight * low;
       weight *= scale;
     }
     for (int v = 0; v < N; v++) {
-      const Floats<W> x = Row::template load<W>(row + (begin + columns.at(v)) * sizeof(typename Row::Column));
+      const Floats<W> x = Row::template load<W>(row + at + columns.at(v) * sizeof(typename Row::Column));
       if constexpr (weighted || Row::scaled)
         sum[v] += x * weight;
       else
         sum[v] += x;
     }
   }
-  const float share = lookup.mean && last > first ? 1.0f / static_cast<float>(last - first) : 1.0f;
-  for (int v = 0; v < N; v++) store<W>(out + begin + columns.at(v), (sum[v] + bias) * share);
+  const float share = bags.lookup.mean && last - first > 1 ? 1.0f / static_cast<float>(last - first) : 1.0f;
+  if (Row::scaled || share != 1.0f)
+    for (int v = 0; v < N; v++) sum[v] = (sum[v] + bias) * share;
+  for (int v = 0; v < N; v++) store<W>(out + bags.begin + columns.at(v), sum[v]);
 }
 
+// Every bag of a look-up from `from` to `to`, or these columns of it.
 template <class Row, class Id, bool weighted, int W, int N>
-int64_t pooled_block(const Lookup* lookups, int64_t count, const Call& call, int64_t from, int64_t to) {
+int64_t pooled_columns(const Lookup& lookup, const Call& call, int64_t from, int64_t to, int32_t begin, int32_t width) {
+  const int64_t bag = lookup.feature * call.size;
+  const auto start = [&](int64_t b) { return call.offsets ? call.offsets[bag + b] : bag + b; };
+  const Bags<Id> bags{lookup, static_cast<const Id*>(call.values), call.weights, start(to), begin, width};
+  float* out = call.out + from * call.out_stride + lookup.column;
   int64_t unknown = 0;
-  for (const Lookup* lookup = lookups; lookup < lookups + count; lookup++) {
-    const int64_t bag = lookup->feature * call.size;
-    for (int64_t b = from; b < to; b++) {
-      const int64_t first = call.offsets ? call.offsets[bag + b] : bag + b;
-      const int64_t last = call.offsets ? call.offsets[bag + b + 1] : bag + b + 1;
-      float* out = call.out + b * call.out_stride + lookup->column;
-      if constexpr (N > 0) {
-        pool<Row, Id, weighted, W, N>(*lookup, call, first, last, 0, lookup->rows.dim, out, unknown);
-      } else {  // wider than the accumulators: full passes, the last one ending with the row; one of them counts
-        constexpr int32_t pass = W * kVectors;
-        int64_t again = 0;
-        for (int32_t begin = 0; begin < lookup->rows.dim; begin += pass) {
-          const int32_t at = begin + pass <= lookup->rows.dim ? begin : lookup->rows.dim - pass;
-          pool<Row, Id, weighted, W, kVectors>(*lookup, call, first, last, at, pass, out, begin ? again : unknown);
-        }
-      }
-    }
+  for (int64_t i = start(from); i < bags.end && i < start(from) + kAhead; i++)
+    fetch<kBytes<Row, W, N>>(lookup.rows, bags.ids[i], begin * static_cast<int64_t>(sizeof(typename Row::Column)));
+  for (int64_t b = from; b < to; b++, out += call.out_stride) {
+    fetch_out<N * W>(out + begin, call.out_stride, kSumAhead);
+    pool<Row, weighted, W, N>(bags, start(b), start(b + 1), out, unknown);
   }
   return unknown;
 }
 
-// Look-up by look-up, so that a table's pages are found again; where rows are wide their own bytes cost more, and a few bags
-// at a time are better, whose output is then written more in order.
+// Look-up by look-up, so that a table's pages are found again.
 template <class Row, class Id, bool weighted, int W, int N>
 int64_t pooled(const Lookup* lookups, int64_t count, const Call& call, int64_t from, int64_t to) {
-  const int64_t block = lookups->rows.dim >= kWide ? kFewBags : to - from;
   int64_t unknown = 0;
-  for (int64_t begin = from; begin < to; begin += block)
-    unknown += pooled_block<Row, Id, weighted, W, N>(lookups, count, call, begin, begin + block < to ? begin + block : to);
+  if (from >= to) return 0;
+  for (const Lookup* lookup = lookups; lookup < lookups + count; lookup++) {
+    const int32_t dim = lookup->rows.dim;
+    if constexpr (N > 0) {
+      unknown += pooled_columns<Row, Id, weighted, W, N>(*lookup, call, from, to, 0, dim);
+    } else {  // wider than the accumulators: full passes, the last one ending with the row; one of them counts
+      constexpr int32_t pass = W * kVectors;
+      for (int32_t begin = 0; begin < dim; begin += pass) {
+        const int32_t at = begin + pass <= dim ? begin : dim - pass;
+        const int64_t found = pooled_columns<Row, Id, weighted, W, kVectors>(*lookup, call, from, to, at, pass);
+        if (!begin) unknown += found;
+      }
+    }
+  }
   return unknown;
 }
 
