@@ -9,6 +9,7 @@ namespace recsys {
 namespace {
 
 constexpr int64_t kTaskBytes = 128 << 10;  // read and written by one claimed task: some 10 µs, so that a stall costs little
+constexpr int64_t kTaskBags = 64;           // of one id, at least: kernels go from look-up to look-up after as many
 constexpr int64_t kTileBytes = 512 << 10;  // of a table that is streamed; a part of a core's own cache
 
 int64_t bound(double share, int64_t size) {
@@ -101,6 +102,7 @@ void Executor::add_schedule(int64_t size, const std::vector<Piece>& pieces, bool
 struct Executor::Shared : Job {
   struct Task {
     const Part* part;
+    size_t first, count;  // of its look-ups
     int64_t from, to;
     float* out;  // of a part whose sums are partial, but the first of them
   };
@@ -108,7 +110,7 @@ struct Executor::Shared : Job {
   Shared(const Schedule& schedule, const Call& call, Form form, std::atomic<int64_t>* times)
       : schedule(schedule), call(call), form(form), times(times) {}
 
-  // The tasks of each lane; returns where those of each end.
+  // The tasks of each lane, bags of many ids look-up by look-up, as kernels like them best; returns where those of each end.
   std::vector<int64_t> prepare(int lanes) {
     std::vector<int64_t> ends(lanes, 0);
     left = std::vector<std::atomic<int64_t>>(schedule.shares.size());
@@ -126,13 +128,19 @@ struct Executor::Shared : Job {
     const int64_t from = bound(part.from, call.size), to = bound(part.to, call.size), bags = to - from;
     if (part.strategy == Strategy::stream) {
       float* const own = scratch(part, bags);
-      if (bags) tasks.push_back({&part, from, to, own});
+      if (bags) tasks.push_back({&part, 0, 1, from, to, own});
       return;
     }
-    const int64_t parts = std::clamp<int64_t>(bytes(part, from, to) / kTaskBytes, 1, std::max<int64_t>(bags, 1));
-    for (int64_t k = 0; k < parts; k++) {
-      const int64_t begin = from + bags * k / parts, end = from + bags * (k + 1) / parts;
-      if (begin < end) tasks.push_back({&part, begin, end, nullptr});
+    const size_t count = part.lookups.size();
+    for (size_t first = 0, last = 0; first < count; first = last) {
+      int64_t total = 0;
+      while (last < count && (total < kTaskBytes || !form.jagged)) total += bytes(part.lookups[last++], from, to);
+      const int64_t least = form.jagged ? 1 : kTaskBags;
+      const int64_t parts = std::clamp<int64_t>(total / kTaskBytes, 1, std::max<int64_t>(bags / least, 1));
+      for (int64_t k = 0; k < parts; k++) {
+        const int64_t begin = from + bags * k / parts, end = from + bags * (k + 1) / parts;
+        if (begin < end) tasks.push_back({&part, first, last - first, begin, end, nullptr});
+      }
     }
   }
 
@@ -147,11 +155,8 @@ struct Executor::Shared : Job {
   }
 
   // Of rows read and of rows written.
-  int64_t bytes(const Part& part, int64_t from, int64_t to) const {
-    int64_t total = 0;
-    for (const Lookup& lookup : part.lookups)
-      total += ids(lookup, from, to) * lookup.rows.stride + (to - from) * lookup.rows.dim * 4;
-    return total;
+  int64_t bytes(const Lookup& lookup, int64_t from, int64_t to) const {
+    return ids(lookup, from, to) * lookup.rows.stride + (to - from) * lookup.rows.dim * 4;
   }
 
   int64_t ids(const Lookup& lookup, int64_t from, int64_t to) const {
@@ -166,8 +171,8 @@ struct Executor::Shared : Job {
     const Watch watch(times ? times + part.piece : nullptr);
     const int64_t found = part.strategy == Strategy::stream
                               ? stream(task)
-                              : part.kernels[index(form)](part.lookups.data(), static_cast<int64_t>(part.lookups.size()),
-                                                          call, task.from, task.to);
+                              : part.kernels[index(form)](&part.lookups[task.first], static_cast<int64_t>(task.count), call,
+                                                          task.from, task.to);
     if (found) unknown.fetch_add(found, std::memory_order_relaxed);
   }
 
