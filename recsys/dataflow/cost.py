@@ -48,7 +48,8 @@ class CostModel:
 
     def __init__(self, workload: Workload, platform: Platform) -> None:
         self.platform = platform
-        self.known = {lookup.name: know(lookup, workload.table(lookup.table)) for lookup in workload.lookups}
+        single = all(lookup.ids.bags == ((1, 1.0),) and not lookup.weighted for lookup in workload.lookups)
+        self.known = {lookup.name: know(lookup, workload.table(lookup.table), single) for lookup in workload.lookups}
         self.place = {name: k for k, name in enumerate(self.known)}
         self._shared: dict[int, Floats] = {}
         self._works: dict[tuple[str, int, float], Work] = {}
@@ -170,15 +171,15 @@ class CostModel:
             data[k] = max(data[k - 1], together[k] - page[k])
         return np.maximum(page, 0.0)
 
-    def _write_ns(self, out_bytes: int, passed: float) -> float:
-        key = "write", out_bytes
+    def _write_ns(self, out_bytes: int, passed: float, single: bool) -> float:
+        key = "write one" if single else "write more", out_bytes
         if key not in self._readings:
-            self._readings[key] = np.array([self.platform.write_ns(out_bytes, size) for size in SIZES])
+            self._readings[key] = np.array([self.platform.write_ns(out_bytes, size, single) for size in SIZES])
         return float(np.interp(np.log(max(passed, 1.0)), LOG_SIZES, self._readings[key]))
 
     def _gather_ns(self, work: Work, read: float, passed: float) -> float:
         platform, known = self.platform, work.known
-        write = self._write_ns(known.out_bytes, passed)
+        write = self._write_ns(known.out_bytes, passed, known.single)
         convert = known.table.dim * platform.column_ns[known.table.dtype]
         if known.single:
             return work.bags * (read + convert + write)
@@ -197,7 +198,7 @@ class CostModel:
         each = platform.scan_ns + platform.sort_ns + self._add_ns(known.out_bytes) + convert
         sums = self._data_ns("one", known.out_bytes)
         each += float(np.interp(np.log(max(1, work.bags * known.out_bytes)), LOG_SIZES, sums)) - float(sums[0])
-        write = work.bags * self._write_ns(known.out_bytes, passed)
+        write = work.bags * self._write_ns(known.out_bytes, passed, False)
         return away + work.ids * each + max(0.0, min(work.ids * (read - near), in_order)) + write
 
 

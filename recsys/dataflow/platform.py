@@ -72,7 +72,10 @@ class Written(Config):
 
     row_bytes: int = Field(ge=1)
     output: int = Field(ge=1)
-    ns: float = Field(ge=0)
+    one_ns: float = Field(ge=0)
+    """Of single ids, which go from look-up to look-up."""
+    more_ns: float = Field(ge=0)
+    """Of bags, which go look-up by look-up."""
 
 
 class Platform(Config):
@@ -148,22 +151,23 @@ class Platform(Config):
         """Nanoseconds of an id of a long bag, for each working set."""
         return self._surfaces[1](row_bytes, working_set)
 
-    def write_ns(self, row_bytes: float, output: float) -> float:
-        """Nanoseconds that writing a pooled row to an output of so many bytes adds."""
-        return float(self._surfaces[2](row_bytes, np.array([output]))[0])
+    def write_ns(self, row_bytes: float, output: float, single: bool) -> float:
+        """Nanoseconds that writing a pooled row to an output of so many bytes adds; `single`: bags of one id."""
+        return float(self._surfaces[4 if single else 2](row_bytes, np.array([output]))[0])
 
     def alone_ns(self, row_bytes: float, pages: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         """Nanoseconds of a bag of one id, of rows that lie alone in pages of so many bytes, for each."""
         return self._surfaces[3](row_bytes, pages)
 
     @cached_property
-    def _surfaces(self) -> tuple[_Surface, _Surface, _Surface, _Surface]:
+    def _surfaces(self) -> tuple[_Surface, ...]:
         huge = [r for r in self.gather if r.pages == "huge"]
         return (
             _Surface([(r.row_bytes, r.working_set, r.one_ns) for r in huge]),
             _Surface([(r.row_bytes, r.working_set, r.more_ns) for r in huge]),
-            _Surface([(w.row_bytes, w.output, w.ns) for w in self.write]),
+            _Surface([(w.row_bytes, w.output, w.more_ns) for w in self.write]),
             _Surface([(a.row_bytes, a.pages, a.ns) for a in self.scatter]),
+            _Surface([(w.row_bytes, w.output, w.one_ns) for w in self.write]),
         )
 
     def toml(self) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -212,16 +212,18 @@ def _writes(bench: Bench) -> Iterator[Probe]:
     """Rows of a table of one row, written to outputs of an odd number of look-ups: 2^k bytes apart they would crowd."""
     for width in (16, 64, 256, 1024):
         slots = [Slot(str(k), k, bench.rows(width, width), k * width // 4) for k in range(17)]
-        kernels = _planned(slots, "gather", timed=True)
+        kernels = CpuKernels(slots)
         for size in OUTPUTS:
             bags = max(1, size // (17 * width))
             x = torch.zeros(bags, 17 * width // 4)
-            ids = bench.ids(1, 17, bags)
+            one = bench.ids(1, 17, bags)
+            more = JaggedIds(one.features, one.values, one.full_offsets())
+            for name, ids in (("write one", one), ("write more", more)):
 
-            def run(kernels: CpuKernels = kernels, ids: JaggedIds = ids, x: Tensor = x) -> float:
-                return bench.call_ns(kernels, ids, x, calls=1 + IDS // (17 * len(x))) / (17 * len(x))
+                def run(kernels: CpuKernels = kernels, ids: JaggedIds = ids, x: Tensor = x) -> float:
+                    return bench.call_ns(kernels, ids, x, calls=1 + IDS // (17 * len(x))) / (17 * len(x))
 
-            yield Probe(("write", width, size), run)
+                yield Probe((name, width, size), run)
 
 
 def _bags(bench: Bench) -> Iterator[Probe]:
@@ -391,9 +393,8 @@ def _platform(cores: tuple[Core, ...], found: dict[tuple[str | int, ...], list[f
     value = {name: statistics.median(times) for name, times in found.items()}
     reads = [name for name in value if name[0] == "one"]
     spreads = [(max(times) - min(times)) / value[name] for name, times in found.items() if name[0] in ("one", "more")]
-    widths = (16, 64, 256, 1024)
     call = value["call", 1] / 1e3
-    near = {width: _at(value, "one", width) for width in widths}
+    bags = _bag_ns(value, call)
     return Platform(
         cpu=read_machine()["cpu"],
         isa=isas()[0],
@@ -406,7 +407,7 @@ def _platform(cores: tuple[Core, ...], found: dict[tuple[str | int, ...], list[f
         crowd=tuple((int(n[1]), round(times, 3)) for n, times in value.items() if n[0] == "crowd"),
         edge_ns=round(value.get(("edge",), 0.0), 3),
         read_gbs=round(value["read_gbs",], 2),
-        bag_ns=_bag_ns(value, call),
+        bag_ns=bags,
         ragged_ns=round(max(0.0, statistics.median(_ragged(value))), 2),
         column_ns=_column_ns(value),
         scan_ns=round(statistics.median(value["scan", width] for width in (64, 512)), 3),
@@ -417,13 +418,7 @@ def _platform(cores: tuple[Core, ...], found: dict[tuple[str | int, ...], list[f
         scatter=tuple(
             Alone(row_bytes=int(n[1]), pages=int(n[2]), ns=round(ns, 3)) for n, ns in value.items() if n[0] == "scatter"
         ),
-        write=tuple(
-            Written(
-                row_bytes=int(n[1]), output=int(n[2]), ns=round(max(0.0, ns - _called(value, n) - near[int(n[1])]), 3)
-            )
-            for n, ns in value.items()
-            if n[0] == "write"
-        ),
+        write=tuple(_written(value, int(n[1]), int(n[2]), dict(bags)) for n in value if n[0] == "write one"),
     )
 
 
@@ -435,9 +430,12 @@ def _at(value: Values, kind: str, width: int) -> float:
     return value[kind, "huge", width, WORKING_SETS[0]]
 
 
-def _called(value: Values, name: tuple[str | int, ...]) -> float:
-    """What of a written row's ns is the call's."""
-    return value["call", 1] / (17 * max(1, int(name[2]) // (17 * int(name[1]))))
+def _written(value: Values, width: int, size: int, bag_ns: Mapping[int, float]) -> Written:
+    """What writing adds to reading from the nearest cache, without what is the call's and the bag's."""
+    called = value["call", 1] / (17 * max(1, size // (17 * width)))
+    one = value["write one", width, size] - called - _at(value, "one", width)
+    more = value["write more", width, size] - called - _at(value, "more", width) - bag_ns[width]
+    return Written(row_bytes=width, output=size, one_ns=round(max(0.0, one), 3), more_ns=round(max(0.0, more), 3))
 
 
 def _grown(value: Values, width: int) -> float:

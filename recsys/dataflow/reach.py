@@ -20,6 +20,8 @@ __all__ = ["ID_BYTES", "LINE", "LOG_SIZES", "PAGE", "SIZES", "Core", "Floats", "
 Floats = npt.NDArray[np.float64]
 
 LINE, PAGE, ID_BYTES = 64, 4096, 8
+WALK = 8 * PAGE
+"""Bytes of the pages whose entries in the page table share a line: one of them found, the others are near."""
 POINTS = 24
 """Most steps of a hot-row curve."""
 BLOCK = 64
@@ -70,6 +72,8 @@ class Known:
 
     lookup: WorkloadLookup
     table: WorkloadTable
+    single: bool
+    """Whether every bag of the batch holds one id, unweighted: else those that do are looked up as bags."""
     lines: Steps
     pages: Steps
 
@@ -83,18 +87,13 @@ class Known:
         """Of a pooled row."""
         return self.table.dim * 4
 
-    @cached_property
-    def single(self) -> bool:
-        """Whether every bag holds one id, unweighted."""
-        return self.lookup.ids.bags == ((1, 1.0),) and not self.lookup.weighted
-
     @property
     def ragged(self) -> bool:
         """Whether bags differ in length."""
         return len(self.lookup.ids.bags) > 1
 
 
-def know(lookup: WorkloadLookup, table: WorkloadTable) -> Known:
+def know(lookup: WorkloadLookup, table: WorkloadTable, single: bool) -> Known:
     """Steps of lines and of pages from a look-up's hot-row curve.
 
     Hot rows are scattered, so that each brings cold neighbours along: a line holds some rows, and a page is as hot as
@@ -104,12 +103,12 @@ def know(lookup: WorkloadLookup, table: WorkloadTable) -> Known:
     n = grid(table.rows, POINTS)
     share = _steps(hottest(ids, table.rows, n))
     lines = Steps(share, ids.mean * share / _steps(n), _steps(_touched(n, table)))
-    count = max(1, -(-table.rows * table.row_bytes // PAGE))
+    count = max(1, -(-table.rows * table.row_bytes // WALK))
     p = grid(count, POINTS)
     hot = hottest(ids, table.rows, p)
     share = _steps(hot + (1 - hot) * p / count)
-    pages = Steps(share, ids.mean * share / _steps(p), _steps(p) * PAGE)
-    return Known(lookup, table, lines, pages)
+    pages = Steps(share, ids.mean * share / _steps(p), _steps(p) * WALK)
+    return Known(lookup, table, single, lines, pages)
 
 
 def _steps(sums: npt.NDArray[np.generic]) -> Floats:

@@ -83,7 +83,7 @@ def test_vector_serves_single_columns_only() -> None:
 def test_a_range_of_rows_costs_the_look_at_every_id() -> None:
     what = workload(1000)
     tenth = us(what, 1000, rows=(0, 100))
-    written = 1000 * 0.77  # an output of 64 KB, and as much of rows
+    written = 1000 * 2 * 0.77  # an output of 64 KB, and as much of rows
     assert tenth == pytest.approx((900 * 2 + 100 * (2 + 6 + 1) + written) / 1e3 + 0.01, rel=0.1)
     assert CostModel(what, machine()).reduce_us(Piece(lookup="t0", rows=(0, 100)), 1000) == 0
     bags = workload(1000, ids=Ids(bags=((3, 1.0),)))

@@ -46,7 +46,9 @@ def machine(**changes: Any) -> Platform:
             for size, ns in zip(SETS, (1, 1, 1, 2), strict=True)
         ],
         "write": [
-            {"row_bytes": row, "output": size, "ns": k * row / 64} for row in (64, 512) for k, size in enumerate(SETS)
+            {"row_bytes": row, "output": size, "one_ns": k * row / 64, "more_ns": 2 * k * row / 64}
+            for row in (64, 512)
+            for k, size in enumerate(SETS)
         ],
     }
     return Platform.parse(values | changes, "made up")
@@ -72,7 +74,8 @@ def test_outside_of_the_readings_it_is_as_at_the_edge_and_wide_rows_cost_in_prop
     found = machine()
     assert found.one_ns(4, np.array([1.0, 1e15])).tolist() == [2, 16]
     assert found.one_ns(1024, np.array([1.0]))[0] == pytest.approx(18)
-    assert found.write_ns(64, 1 << 40) == 3
+    assert found.write_ns(64, 1 << 40, single=True) == 3
+    assert found.write_ns(64, 1 << 40, single=False) == 6
 
 
 def test_hardware_threads_of_a_core_share_its_cache() -> None:

@@ -22,20 +22,35 @@ int32_t tile(const Rows& rows) {
   return std::max<int32_t>(0, static_cast<int32_t>(std::log2(std::max<int64_t>(1, kTileBytes / rows.stride))));
 }
 
-// Adds the nanoseconds that it lives to a sum, if there is one.
+using Clock = std::chrono::steady_clock;
+
+// Nanoseconds that pass between two looks at the clock.
+int64_t clock_ns() {
+  int64_t least = 1000;
+  for (int k = 0; k < 1000; k++) {
+    const auto start = Clock::now();
+    least = std::min<int64_t>(least, (Clock::now() - start) / std::chrono::nanoseconds(1));
+  }
+  return least;
+}
+
+// Adds the nanoseconds that it lives to a sum, if there is one; those of looking at the clock do not count.
 class Watch {
  public:
   explicit Watch(std::atomic<int64_t>* sum) : sum_(sum) {
-    if (sum_) start_ = std::chrono::steady_clock::now();
+    static const int64_t clock = clock_ns();
+    clock_ = clock;
+    if (sum_) start_ = Clock::now();
   }
   ~Watch() {
-    if (sum_) sum_->fetch_add((std::chrono::steady_clock::now() - start_) / std::chrono::nanoseconds(1));
+    if (sum_) sum_->fetch_add(std::max<int64_t>(0, (Clock::now() - start_) / std::chrono::nanoseconds(1) - clock_));
   }
   Watch(const Watch&) = delete;
 
  private:
   std::atomic<int64_t>* const sum_;
-  std::chrono::steady_clock::time_point start_;
+  int64_t clock_;
+  Clock::time_point start_;
 };
 
 }  // namespace
@@ -121,8 +136,15 @@ struct Executor::Shared : Job {
       ends[std::min<int64_t>(part.lane, lanes - 1)] = static_cast<int64_t>(tasks.size());
     }
     for (int lane = 1; lane < lanes; lane++) ends[lane] = std::max(ends[lane], ends[lane - 1]);
+    if (blocks())
+      for (int lane = 0; lane < lanes; lane++)
+        std::stable_sort(tasks.begin() + (lane ? ends[lane - 1] : 0), tasks.begin() + ends[lane],
+                         [](const Task& a, const Task& b) { return a.from < b.from; });
     return ends;
   }
+
+  // Pieces that are timed are kept apart; those of single ids then take turns as look-ups do within a kernel.
+  bool blocks() const { return times && !form.jagged; }
 
   void add(const Part& part) {
     const int64_t from = bound(part.from, call.size), to = bound(part.to, call.size), bags = to - from;
@@ -136,7 +158,8 @@ struct Executor::Shared : Job {
       int64_t total = 0;
       while (last < count && (total < kTaskBytes || !form.jagged)) total += bytes(part.lookups[last++], from, to);
       const int64_t least = form.jagged ? 1 : kTaskBags;
-      const int64_t parts = std::clamp<int64_t>(total / kTaskBytes, 1, std::max<int64_t>(bags / least, 1));
+      const int64_t most = std::max<int64_t>(bags / least, 1);
+      const int64_t parts = blocks() ? most : std::clamp<int64_t>(total / kTaskBytes, 1, most);
       for (int64_t k = 0; k < parts; k++) {
         const int64_t begin = from + bags * k / parts, end = from + bags * (k + 1) / parts;
         if (begin < end) tasks.push_back({&part, first, last - first, begin, end, nullptr});
@@ -230,18 +253,16 @@ int64_t Executor::run(const Call& call, Form form, std::atomic<int64_t>* times) 
     Shared job(found, call, form, times);
     if (pool_->run(job, [&] { return job.prepare(pool_->lanes()); })) return job.unknown.load();
   }
-  if (std::any_of(found.parts.begin(), found.parts.end(), streams)) {
+  if (times || std::any_of(found.parts.begin(), found.parts.end(), streams)) {
     Shared job(found, call, form, times);
     const int64_t count = job.prepare(1).back();
     for (int64_t k = 0; k < count; k++) job.task(k);
     return job.unknown.load();
   }
   int64_t unknown = 0;
-  for (const Part& part : found.parts) {
-    const Watch watch(times ? times + part.piece : nullptr);
+  for (const Part& part : found.parts)
     unknown += part.kernels[index(form)](part.lookups.data(), static_cast<int64_t>(part.lookups.size()), call,
                                          bound(part.from, call.size), bound(part.to, call.size));
-  }
   return unknown;
 }
 
