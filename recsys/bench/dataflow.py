@@ -44,6 +44,8 @@ _TURN, _WARM = 6, 2
 output in the caches of other cores."""
 _TURNS = 2, 40
 """Fewest and most turns of each plan."""
+_GAP_NS = 100_000
+"""Between batches: a model computes before it looks up again, and threads that wait for work fall asleep."""
 
 
 def with_ids(workload: Workload, distribution: Distribution) -> Workload:
@@ -200,11 +202,18 @@ def _interleaved(runs: dict[str, Callable[[JaggedIds], object]], drawn: Sequence
     names = list(runs)
     for k, ids in enumerate(drawn):
         name = names[k // _TURN % len(names)]
+        _busy(_GAP_NS)
         start = time.perf_counter_ns()
         runs[name](ids)
         if k % _TURN >= _WARM:
             found[name].append((time.perf_counter_ns() - start) / 1e3)
     return {name: round(statistics.median(times[len(times) // 3 :]), 2) for name, times in found.items()}
+
+
+def _busy(ns: int) -> None:
+    until = time.perf_counter_ns() + ns
+    while time.perf_counter_ns() < until:
+        pass
 
 
 def _pieces(planned: Schedule, times: Sequence[Sequence[int]]) -> list[dict[str, Any]]:

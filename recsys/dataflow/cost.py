@@ -32,7 +32,7 @@ import numpy as np
 
 from recsys.dataflow.plan import Piece, Strategy
 from recsys.dataflow.platform import Platform
-from recsys.dataflow.reach import ID_BYTES, LINE, LOG_SIZES, PAGE, SIZES, Core, Floats, Work, know
+from recsys.dataflow.reach import ID_BYTES, LINE, LOG_SIZES, PAGE, PAST, SIZES, Core, Floats, Work, know
 from recsys.dataflow.workload import Workload
 
 __all__ = ["CostModel"]
@@ -79,7 +79,7 @@ class CostModel:
     def core_us(self, pieces: Sequence[Piece], batch: int) -> list[float]:
         """Predicted µs of each piece when one core does all of these for this batch; inf for what cannot be."""
         works = [self._work(piece, len(piece.bags(batch))) for piece in pieces]
-        core = Core(works)
+        core = Core(works, self._goes_past(batch))
         behind = self._whole(batch)
         core.lines = np.where(core.lines > self.platform.private, np.maximum(core.lines, behind), core.lines)
         edges = self._edges(pieces) if len(works) > 1 else [0] * len(works)
@@ -109,8 +109,15 @@ class CostModel:
     def _whole(self, batch: int) -> Floats:
         """Bytes of lines that the whole workload goes through."""
         if batch not in self._shared:
-            self._shared[batch] = Core([self._work(Piece(lookup=name), batch) for name in self.known]).lines
+            works = [self._work(Piece(lookup=name), batch) for name in self.known]
+            self._shared[batch] = Core(works, self._goes_past(batch)).lines
         return self._shared[batch]
+
+    def _goes_past(self, batch: int) -> bool:
+        """Whether the output is written past the caches."""
+        known = self.known.values()
+        whole = all(one.single and one.out_bytes % LINE == 0 for one in known) and bool(self.platform.past)
+        return whole and batch * sum(one.out_bytes for one in known) >= PAST
 
     def _piece_us(self, strategy: Strategy, work: Work, core: Core) -> float:
         platform = self.platform
@@ -130,7 +137,7 @@ class CostModel:
         elif strategy == "stream" or work.rows < 1:
             ns = self._stream_ns(work, read, float(self._data_ns(kind, row_bytes)[0]), core.a_batch)
         else:
-            ns = self._gather_ns(work, read, core.a_batch)
+            ns = self._gather_ns(work, read, core)
         return ns / 1e3 + platform.lookup_us
 
     def _data_ns(self, kind: str, row_bytes: int) -> Floats:
@@ -138,7 +145,8 @@ class CostModel:
         key = kind, row_bytes
         if key not in self._readings:
             mean = self._mean_ns(kind, row_bytes)
-            self._readings[key] = _marginal(np.maximum(mean - self._page_mean(row_bytes), mean[0]))
+            data = np.maximum(mean - self._page_mean(row_bytes), mean[0])
+            self._readings[key] = np.minimum(_marginal(data), max(data))
         return self._readings[key]
 
     def _mean_ns(self, kind: str, row_bytes: int) -> Floats:
@@ -160,16 +168,16 @@ class CostModel:
     def _page_mean(self, row_bytes: int) -> Floats:
         """Mean ns of finding a page, [SIZES], of ids that fall evenly on so many bytes of pages.
 
-        Rows alone in V bytes of pages take page(V) + data(V r / 4096); rows side by side in W bytes page(W) + data(W).
+        At the most it is what rows far from any cache cost more when their pages are far too; how it comes to that is
+        read off rows that lie alone in V bytes of pages: they take page(V) + data(64 V / 4096).
         """
-        width = min(max(row_bytes, LINE), PAGE)
-        together, alone = self.platform.one_ns(width, SIZES), self.platform.alone_ns(width, SIZES)
-        page, data = np.zeros(len(SIZES)), together.copy()
-        for k in range(1, len(SIZES)):
-            read = np.interp(LOG_SIZES[k] + np.log(width / PAGE), LOG_SIZES[:k], data[:k])
-            page[k] = min(max(page[k - 1], alone[k] - read), together[k] - together[0])
-            data[k] = max(data[k - 1], together[k] - page[k])
-        return np.maximum(page, 0.0)
+        platform = self.platform
+        near = _line(platform.fresh, row_bytes)
+        most = max(0.0, float(platform.one_ns(row_bytes, SIZES[-1:])[0]) - near)
+        sizes, alone = (np.array(points, dtype=np.float64) for points in zip(*platform.scatter, strict=True))
+        page = np.maximum.accumulate(alone - platform.one_ns(LINE, sizes * LINE / PAGE))
+        page -= page[0]
+        return most * np.interp(LOG_SIZES, np.log(sizes), page) / max(float(page[-1]), 1e-9)
 
     def _write_ns(self, out_bytes: int, passed: float, single: bool) -> float:
         key = "write one" if single else "write more", out_bytes
@@ -177,9 +185,12 @@ class CostModel:
             self._readings[key] = np.array([self.platform.write_ns(out_bytes, size, single) for size in SIZES])
         return float(np.interp(np.log(max(passed, 1.0)), LOG_SIZES, self._readings[key]))
 
-    def _gather_ns(self, work: Work, read: float, passed: float) -> float:
+    def _gather_ns(self, work: Work, read: float, core: Core) -> float:
         platform, known = self.platform, work.known
-        write = self._write_ns(known.out_bytes, passed, known.single)
+        if core.past:
+            write = _line(platform.past, known.out_bytes)
+        else:
+            write = self._write_ns(known.out_bytes, core.a_batch, known.single)
         convert = known.table.dim * platform.column_ns[known.table.dtype]
         if known.single:
             return work.bags * (read + convert + write)

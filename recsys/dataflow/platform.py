@@ -20,7 +20,7 @@ from recsys.errors import ConfigError
 from recsys.machine import read_machine
 from recsys.shelves import shelf
 
-__all__ = ["Alone", "Core", "Pages", "Platform", "Reading", "Written", "default_path", "here", "read_cores"]
+__all__ = ["Core", "Pages", "Platform", "Reading", "Written", "default_path", "here", "read_cores"]
 
 Pages = Literal["huge", "4k"]
 
@@ -57,18 +57,8 @@ class Reading(Config):
     """Nanoseconds of an id of a long bag."""
 
 
-class Alone(Config):
-    """Rows that lie alone in their 4 KB pages: finding the page costs more than reading the row."""
-
-    row_bytes: int = Field(ge=1)
-    pages: int = Field(ge=1)
-    """Bytes of all the pages."""
-    ns: float = Field(gt=0)
-    """Nanoseconds of a bag of one id."""
-
-
 class Written(Config):
-    """What it costs to write a pooled row to an output of some size, over writing it to the nearest cache."""
+    """What it costs to write a pooled row where so much was read and written since, over the nearest cache."""
 
     row_bytes: int = Field(ge=1)
     output: int = Field(ge=1)
@@ -116,8 +106,13 @@ class Platform(Config):
     """(row bytes, ns of adding a row of a tile to its bag)."""
     vector: tuple[tuple[int, float], ...] = ()
     """(working set, ns of an id by strategy `vector`); none where the processor has no kernel for it."""
+    fresh: tuple[tuple[int, float], ...]
+    """(row bytes, ns of a bag of one id), of rows far from any cache in pages that are near."""
+    scatter: tuple[tuple[int, float], ...]
+    """(bytes of pages, ns of a bag of one id), of rows of 64 bytes that lie alone in their 4 KB pages."""
+    past: tuple[tuple[int, float], ...] = ()
+    """(row bytes, ns that writing a row past the caches adds), as single ids of whole lines are in a large output."""
     gather: tuple[Reading, ...]
-    scatter: tuple[Alone, ...]
     write: tuple[Written, ...]
 
     @model_validator(mode="after")
@@ -127,8 +122,9 @@ class Platform(Config):
             sizes, sets = {r.row_bytes for r in found}, {r.working_set for r in found}
             if len(found) != len(sizes) * len(sets) or (pages == "huge" and not found):
                 raise ValueError(f"`gather` must hold each row size with each working set once, for {pages} pages")
-        if not self.write or not self.bag_ns or not self.add_ns or not self.cores:
-            raise ValueError("`cores`, `write`, `bag_ns` and `add_ns` must not be empty")
+        for name in ("cores", "write", "bag_ns", "add_ns", "fresh", "scatter"):
+            if not getattr(self, name):
+                raise ValueError(f"`{name}` must not be empty")
         return self
 
     @property
@@ -153,11 +149,7 @@ class Platform(Config):
 
     def write_ns(self, row_bytes: float, output: float, single: bool) -> float:
         """Nanoseconds that writing a pooled row to an output of so many bytes adds; `single`: bags of one id."""
-        return float(self._surfaces[4 if single else 2](row_bytes, np.array([output]))[0])
-
-    def alone_ns(self, row_bytes: float, pages: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        """Nanoseconds of a bag of one id, of rows that lie alone in pages of so many bytes, for each."""
-        return self._surfaces[3](row_bytes, pages)
+        return float(self._surfaces[3 if single else 2](row_bytes, np.array([output]))[0])
 
     @cached_property
     def _surfaces(self) -> tuple[_Surface, ...]:
@@ -166,13 +158,12 @@ class Platform(Config):
             _Surface([(r.row_bytes, r.working_set, r.one_ns) for r in huge]),
             _Surface([(r.row_bytes, r.working_set, r.more_ns) for r in huge]),
             _Surface([(w.row_bytes, w.output, w.more_ns) for w in self.write]),
-            _Surface([(a.row_bytes, a.pages, a.ns) for a in self.scatter]),
             _Surface([(w.row_bytes, w.output, w.one_ns) for w in self.write]),
         )
 
     def toml(self) -> str:
         """The platform as TOML, a line for each quantity and each reading."""
-        return compact_toml(self.model_dump(mode="json"), ("cores", "gather", "scatter", "write"))
+        return compact_toml(self.model_dump(mode="json"), ("cores", "gather", "write"))
 
     @classmethod
     def read(cls, path: Path) -> Self:
@@ -185,7 +176,7 @@ class Platform(Config):
 
 
 class _Surface:
-    """Readings over (row bytes, size), interpolated between the logarithms of both.
+    """Readings over (row bytes, size), interpolated between the row bytes and between the sizes' logarithms.
 
     Outside they are as at the edge, but a row larger than the largest costs in proportion.
     """
@@ -201,7 +192,7 @@ class _Surface:
         beyond = max(1.0, row_bytes / self.rows[-1])
         log = np.log(np.maximum(size, 1.0))
         at_rows = np.array([np.interp(log, self.sizes, row) for row in self.ns])
-        place = float(np.interp(np.log(row_bytes), np.log(self.rows), np.arange(len(self.rows))))
+        place = float(np.interp(row_bytes, self.rows, np.arange(len(self.rows))))
         low = min(int(place), max(len(self.rows) - 2, 0))
         high = min(low + 1, len(self.rows) - 1)
         found: npt.NDArray[np.float64] = at_rows[low] + (at_rows[high] - at_rows[low]) * (place - low)

@@ -7,12 +7,14 @@ the median over the passes is kept, and how far they lay apart.
 
 from __future__ import annotations
 
+import itertools
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from tqdm import tqdm
@@ -22,7 +24,7 @@ from recsys.dataflow.kernels.cpu import CpuKernels, isas
 from recsys.dataflow.kernels.reference import Slot
 from recsys.dataflow.plan import Piece, Schedule
 from recsys.dataflow.plan import Strategy as StrategyName
-from recsys.dataflow.platform import Alone, Core, Pages, Platform, Reading, Written, read_cores
+from recsys.dataflow.platform import Core, Pages, Platform, Reading, Written, read_cores
 from recsys.dataflow.storage import Rows, allocate, quantise
 from recsys.dataflow.workload import BYTES, Dtype
 from recsys.errors import ConfigError
@@ -30,17 +32,23 @@ from recsys.machine import available_memory, read_machine
 
 __all__ = ["measure"]
 
+WRITTEN = (16, 64, 256, 1024)
 ROW_BYTES = (4, 16, 64, 128, 256, 512, 1024, 2048)
 WORKING_SETS = tuple(1 << k for k in range(14, 31, 2))
-OUTPUTS = (1 << 16, 1 << 20, 1 << 22, 1 << 24, 1 << 26)
+OUTPUTS = (1 << 16, 1 << 19, 1 << 20, 1 << 21, 1 << 22, 1 << 24, 1 << 26)
+OUTPUT = 1 << 21
+"""Bytes of an output that is written through the caches; several in turn where more is to lie between."""
+PAST = 1 << 25
+"""Bytes of one that is written past them."""
+WRITERS = 26
+"""Look-ups that fill an output together, as many as Criteo's; were it 2^k, bags would lie 2^k bytes apart and crowd."""
 PASSES = 5
 CHUNKS = 12
 """Timed runs of a probe in a pass."""
 IDS = 1 << 15
 """Ids of one timed run: long beside a call, short beside the time that a core is taken away for."""
 BAG = 32
-PAGE = 4096
-SCATTERED = (64, 256, 1024)
+LINE, PAGE, ID_BYTES = 64, 4096, 8
 
 
 @dataclass(frozen=True)
@@ -80,7 +88,7 @@ class Bench:
 
     def touch(self, rows: Rows) -> None:
         """Bring a working set into the caches that it fits."""
-        rows.data.view(-1).view(torch.int32)[:: 64 // 4].sum()
+        rows.data.view(-1).view(torch.int32)[:: LINE // 4].sum()
 
     def chunk_ns(self, kernels: CpuKernels, batches: Callable[[], JaggedIds], x: Tensor, per: int) -> float:
         """Median ns of a call over fresh batches, divided by `per`."""
@@ -154,6 +162,7 @@ def _passes(probes: list[Probe], until: float) -> dict[tuple[str | int, ...], li
 def _probes(bench: Bench) -> Iterator[Probe]:
     yield from _reads(bench, "huge", ROW_BYTES, bench.sets)
     yield from _reads(bench, "4k", (64, 512), bench.small_sets)
+    yield from _fresh(bench)
     yield from _scattered(bench)
     yield from _writes(bench)
     yield from _bags(bench)
@@ -188,47 +197,76 @@ def _reads(bench: Bench, pages: Pages, row_bytes: Sequence[int], sets: Sequence[
             yield Probe(("more", pages, width, size), more)
 
 
-def _scattered(bench: Bench) -> Iterator[Probe]:
-    """Rows that lie alone in 4 KB pages, of some bytes in all."""
-    for width in SCATTERED:
+def _fresh(bench: Bench) -> Iterator[Probe]:
+    """Rows of a part of memory that was not read for long, with few enough pages that these are found at once."""
+    for width in ROW_BYTES:
         rows = bench.rows(width, bench.sets[-1])
         kernels, x = CpuKernels([Slot("0", 0, rows, 0)]), torch.empty(1, rows.dim).expand(IDS, -1)
-        pages, a_page = bench.rng.permutation(bench.sets[-1] // PAGE), PAGE // width
-        places = pages * a_page + bench.rng.integers(0, a_page, len(pages))  # one offset would be one cache set
-        for size in bench.sets:
-            chosen = torch.from_numpy(places[: size // PAGE])
+        part = min(max(8 << 20, 4 * IDS * width), bench.sets[-1] // 2) // width
 
-            def run(rows: Rows = rows, kernels: CpuKernels = kernels, x: Tensor = x, chosen: Tensor = chosen) -> float:
-                rows.data[chosen].sum()
-                count = len(chosen)
-                return bench.chunk_ns(
-                    kernels, lambda: JaggedIds(("0",), chosen[torch.randint(0, count, (IDS,))]), x, IDS
-                )
+        def batch(part: int = part, count: int = len(rows.data)) -> JaggedIds:
+            first = int(bench.rng.integers(0, count - part + 1))
+            return JaggedIds(("0",), torch.from_numpy(bench.rng.integers(first, first + part, IDS)))
 
-            yield Probe(("scatter", width, size), run)
+        yield Probe(("fresh", width), lambda k=kernels, b=batch, x=x: bench.chunk_ns(k, b, x, IDS))  # type: ignore[misc]
+
+
+def _scattered(bench: Bench) -> Iterator[Probe]:
+    """Rows that lie alone in 4 KB pages, side by side, of some bytes in all."""
+    rows = bench.rows(LINE, bench.sets[-1])
+    kernels, x = CpuKernels([Slot("0", 0, rows, 0)]), torch.empty(1, rows.dim).expand(IDS, -1)
+    pages, a_page = np.arange(bench.sets[-1] // PAGE), PAGE // LINE
+    places = pages * a_page + bench.rng.integers(0, a_page, len(pages))  # one offset would be one cache set
+    for size in bench.sets:
+        chosen = torch.from_numpy(places[: size // PAGE])
+
+        def run(chosen: Tensor = chosen) -> float:
+            rows.data[chosen].sum()
+            count = len(chosen)
+            return bench.chunk_ns(kernels, lambda: JaggedIds(("0",), chosen[torch.randint(0, count, (IDS,))]), x, IDS)
+
+        yield Probe(("scatter", size), run)
 
 
 def _writes(bench: Bench) -> Iterator[Probe]:
-    """Rows of a table of one row, written to outputs of an odd number of look-ups: 2^k bytes apart they would crowd."""
-    for width in (16, 64, 256, 1024):
-        slots = [Slot(str(k), k, bench.rows(width, width), k * width // 4) for k in range(17)]
-        kernels = CpuKernels(slots)
+    """Rows of tables of one row, written to outputs of some bytes in all; ids come from memory, as a batch's do."""
+    ring = np.full(1 << 22, 0)  # memory of its own: the system would share zeros that nobody wrote
+    for width in WRITTEN:
         for size in OUTPUTS:
-            bags = max(1, size // (17 * width))
-            x = torch.zeros(bags, 17 * width // 4)
-            one = bench.ids(1, 17, bags)
-            more = JaggedIds(one.features, one.values, one.full_offsets())
-            for name, ids in (("write one", one), ("write more", more)):
+            yield Probe(("write one", width, size), _writer(bench, ring, width, size, single=True))
+            yield Probe(("write more", width, size), _writer(bench, ring, width, size, single=False))
+        if width % LINE == 0:
+            yield Probe(("past", width, PAST), _writer(bench, ring, width, PAST, single=True, most=PAST))
 
-                def run(kernels: CpuKernels = kernels, ids: JaggedIds = ids, x: Tensor = x) -> float:
-                    return bench.call_ns(kernels, ids, x, calls=1 + IDS // (17 * len(x))) / (17 * len(x))
 
-                yield Probe((name, width, size), run)
+def _writer(
+    bench: Bench, ring: npt.NDArray[np.int64], width: int, size: int, single: bool, most: int = OUTPUT
+) -> Callable[[], float]:
+    bags = max(1, min(size, most) // (WRITERS * width))
+    names, count = tuple(map(str, range(WRITERS))), WRITERS * bags
+    kernels = CpuKernels([Slot(name, k, bench.rows(width, width), k * width // 4) for k, name in enumerate(names)])
+    offsets = None if single else torch.arange(count + 1)
+    starts = range(0, len(ring) - count + 1, count)
+    batches = itertools.cycle([JaggedIds(names, torch.from_numpy(ring[k : k + count]), offsets) for k in starts])
+    outputs = torch.zeros(max(1, size // most), bags, WRITERS * width // 4)
+    calls = -(-(1 + IDS // count) // len(outputs)) * len(outputs)
+
+    def run() -> float:
+        found = []
+        for _ in range(CHUNKS):
+            chosen = list(zip(itertools.islice(batches, calls), itertools.cycle(outputs), strict=False))
+            start = time.perf_counter_ns()
+            for ids, x in chosen:
+                kernels.look_up(ids, x)
+            found.append((time.perf_counter_ns() - start) / calls)
+        return statistics.median(found) / count
+
+    return run
 
 
 def _bags(bench: Bench) -> Iterator[Probe]:
     """Short bags of one length and of many, from a table in the nearest cache."""
-    for width in (16, 64, 256, 1024):
+    for width in WRITTEN:
         rows = bench.rows(width, 1 << 14)
         kernels = CpuKernels([Slot("0", 0, rows, 0)])
         x = torch.empty(1, rows.dim)
@@ -413,16 +451,20 @@ def _platform(cores: tuple[Core, ...], found: dict[tuple[str | int, ...], list[f
         scan_ns=round(statistics.median(value["scan", width] for width in (64, 512)), 3),
         sort_ns=round(max(0.1, value["add", 64] - _at(value, "more", 64)), 3),
         add_ns=tuple((w, round(_at(value, "more", w) + _grown(value, w), 3)) for w in (64, 512)),
-        vector=tuple((int(n[1]), round(ns, 3)) for n, ns in value.items() if n[0] == "vector"),
+        vector=_points(value, "vector"),
+        fresh=_points(value, "fresh"),
+        scatter=_points(value, "scatter"),
         gather=tuple(_reading(value, name) for name in reads),
-        scatter=tuple(
-            Alone(row_bytes=int(n[1]), pages=int(n[2]), ns=round(ns, 3)) for n, ns in value.items() if n[0] == "scatter"
-        ),
+        past=tuple((int(n[1]), _past(value, int(n[1]))) for n in value if n[0] == "past"),
         write=tuple(_written(value, int(n[1]), int(n[2]), dict(bags)) for n in value if n[0] == "write one"),
     )
 
 
 Values = dict[tuple[str | int, ...], float]
+
+
+def _points(value: Values, kind: str) -> tuple[tuple[int, float], ...]:
+    return tuple((int(name[1]), round(ns, 3)) for name, ns in value.items() if name[0] == kind)
 
 
 def _at(value: Values, kind: str, width: int) -> float:
@@ -431,11 +473,24 @@ def _at(value: Values, kind: str, width: int) -> float:
 
 
 def _written(value: Values, width: int, size: int, bag_ns: Mapping[int, float]) -> Written:
-    """What writing adds to reading from the nearest cache, without what is the call's and the bag's."""
-    called = value["call", 1] / (17 * max(1, size // (17 * width)))
-    one = value["write one", width, size] - called - _at(value, "one", width)
-    more = value["write more", width, size] - called - _at(value, "more", width) - bag_ns[width]
-    return Written(row_bytes=width, output=size, one_ns=round(max(0.0, one), 3), more_ns=round(max(0.0, more), 3))
+    one = value["write one", width, size] - _written_beside(value, width, size) - _at(value, "one", width)
+    more = value["write more", width, size] - _written_beside(value, width, size) - _at(value, "more", width)
+    return Written(
+        row_bytes=width,
+        output=size,
+        one_ns=round(max(0.0, one), 3),
+        more_ns=round(max(0.0, more - bag_ns[width]), 3),
+    )
+
+
+def _written_beside(value: Values, width: int, size: int, most: int = OUTPUT) -> float:
+    """What the call and reading the id take of the time of a written row."""
+    return value["call", 1] / (WRITERS * max(1, min(size, most) // (WRITERS * width))) + ID_BYTES / value["read_gbs",]
+
+
+def _past(value: Values, width: int) -> float:
+    beside = _written_beside(value, width, PAST, PAST) + _at(value, "one", width)
+    return round(max(0.0, value["past", width, PAST] - beside), 3)
 
 
 def _grown(value: Values, width: int) -> float:

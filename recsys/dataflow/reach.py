@@ -15,11 +15,14 @@ import numpy.typing as npt
 from recsys.dataflow.ids import grid, hottest
 from recsys.dataflow.workload import WorkloadLookup, WorkloadTable
 
-__all__ = ["ID_BYTES", "LINE", "LOG_SIZES", "PAGE", "SIZES", "Core", "Floats", "Known", "Work", "know"]
+__all__ = ["ID_BYTES", "LINE", "LOG_SIZES", "PAGE", "PAST", "SIZES", "Core", "Floats", "Known", "Work", "know"]
 
 Floats = npt.NDArray[np.float64]
 
-LINE, PAGE, ID_BYTES = 64, 4096, 8
+LINE, PAIR, PAGE, ID_BYTES = 64, 128, 4096, 8
+"""Bytes; lines are fetched in pairs."""
+PAST = 8 << 20
+"""Bytes of an output that kernels of single ids write past the caches."""
 WALK = 8 * PAGE
 """Bytes of the pages whose entries in the page table share a line: one of them found, the others are near."""
 POINTS = 24
@@ -116,10 +119,10 @@ def _steps(sums: npt.NDArray[np.generic]) -> Floats:
 
 
 def _touched(n: npt.NDArray[np.int64], table: WorkloadTable) -> Floats:
-    """Bytes of the lines in which n scattered rows lie."""
-    rows = max(1.0, LINE / table.row_bytes)  # of a line
+    """Bytes of the pairs of lines in which n scattered rows lie."""
+    rows = max(1.0, PAIR / table.row_bytes)  # of a pair
     part = 1 - (1 - n / table.rows) ** rows
-    found: Floats = np.maximum.accumulate(part * max(table.rows / rows, 1.0) * max(LINE, table.row_bytes))
+    found: Floats = np.maximum.accumulate(part * max(table.rows / rows, 1.0) * max(PAIR, table.row_bytes))
     return found
 
 
@@ -182,15 +185,19 @@ class Work:
 
 
 class Core:
-    """What a core goes through: bytes of `lines` and of `pages` in [BATCHES]; ids are new every time."""
+    """What a core goes through: bytes of `lines` and of `pages` in [BATCHES]; ids are new every time.
 
-    def __init__(self, works: Sequence[Work]) -> None:
+    `past`: the output is written past the caches.
+    """
+
+    def __init__(self, works: Sequence[Work], past: bool) -> None:
         works = [work for work in works if work.bags]
-        output = sum(work.bags * work.known.out_bytes for work in works)
+        output = 0 if past else sum(work.bags * work.known.out_bytes for work in works)
         seen = sum(work.seen for work in works)
         passing = output * np.minimum(BATCHES, 1.0) + ID_BYTES * seen * np.minimum(BATCHES, 8.0)
         self.lines: Floats = sum((work.lines.gone for work in works), passing)
         self.pages: Floats = sum((work.pages.gone for work in works), passing)
+        self.past = past
         self._costs: dict[int, Floats] = {}
 
     @property

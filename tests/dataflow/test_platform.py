@@ -40,11 +40,8 @@ def machine(**changes: Any) -> Platform:
             for k, size in enumerate(SETS)
             for ns in [(1 + row / 64) * 2**k]
         ],
-        "scatter": [
-            {"row_bytes": row, "pages": size, "ns": (1 + row / 64) * ns}
-            for row in (64, 512)
-            for size, ns in zip(SETS, (1, 1, 1, 2), strict=True)
-        ],
+        "fresh": [(64, 8.0), (512, 36.0)],
+        "scatter": [(size, 2.0 * ns) for size, ns in zip(SETS, (1, 1, 1, 2), strict=True)],
         "write": [
             {"row_bytes": row, "output": size, "one_ns": k * row / 64, "more_ns": 2 * k * row / 64}
             for row in (64, 512)
@@ -66,8 +63,7 @@ def test_readings_are_met_and_between_them_lie_the_means() -> None:
     assert found.more_ns(512, np.array([SETS[1]], dtype=float)).tolist() == [9]
     middle = np.array([np.sqrt(float(SETS[0]) * SETS[1])])
     assert found.one_ns(64, middle)[0] == pytest.approx(3)
-    row = np.sqrt(64 * 512)
-    assert found.one_ns(row, np.array([float(SETS[0])]))[0] == pytest.approx((2 + 9) / 2)
+    assert found.one_ns((64 + 512) / 2, np.array([float(SETS[0])]))[0] == pytest.approx((2 + 9) / 2)
 
 
 def test_outside_of_the_readings_it_is_as_at_the_edge_and_wide_rows_cost_in_proportion() -> None:

@@ -24,34 +24,24 @@ int32_t tile(const Rows& rows) {
 
 using Clock = std::chrono::steady_clock;
 
-// Nanoseconds that pass between two looks at the clock.
-int64_t clock_ns() {
-  int64_t least = 1000;
-  for (int k = 0; k < 1000; k++) {
-    const auto start = Clock::now();
-    least = std::min<int64_t>(least, (Clock::now() - start) / std::chrono::nanoseconds(1));
-  }
-  return least;
+int64_t now_ns() { return Clock::now().time_since_epoch() / std::chrono::nanoseconds(1); }
+
+// Time in some unit. Where there is one, a counter that does not wait for reads under way: were each piece to end only
+// when its last read has come, pieces would seem longer than they are one after the other.
+int64_t ticks() {
+#ifdef __x86_64__
+  return static_cast<int64_t>(__builtin_ia32_rdtsc());
+#else
+  return now_ns();
+#endif
 }
 
-// Adds the nanoseconds that it lives to a sum, if there is one; those of looking at the clock do not count.
-class Watch {
- public:
-  explicit Watch(std::atomic<int64_t>* sum) : sum_(sum) {
-    static const int64_t clock = clock_ns();
-    clock_ = clock;
-    if (sum_) start_ = Clock::now();
+double measure_tick_ns() {
+  const int64_t start = now_ns(), first = ticks();
+  while (now_ns() < start + 2'000'000) {
   }
-  ~Watch() {
-    if (sum_) sum_->fetch_add(std::max<int64_t>(0, (Clock::now() - start_) / std::chrono::nanoseconds(1) - clock_));
-  }
-  Watch(const Watch&) = delete;
-
- private:
-  std::atomic<int64_t>* const sum_;
-  int64_t clock_;
-  Clock::time_point start_;
-};
+  return static_cast<double>(now_ns() - start) / static_cast<double>(std::max<int64_t>(ticks() - first, 1));
+}
 
 }  // namespace
 
@@ -122,7 +112,7 @@ struct Executor::Shared : Job {
     float* out;  // of a part whose sums are partial, but the first of them
   };
 
-  Shared(const Schedule& schedule, const Call& call, Form form, std::atomic<int64_t>* times)
+  Shared(const Schedule& schedule, const Call& call, Form form, int64_t* times)
       : schedule(schedule), call(call), form(form), times(times) {}
 
   // The tasks of each lane, bags of many ids look-up by look-up, as kernels like them best; returns where those of each end.
@@ -140,6 +130,7 @@ struct Executor::Shared : Job {
       for (int lane = 0; lane < lanes; lane++)
         std::stable_sort(tasks.begin() + (lane ? ends[lane - 1] : 0), tasks.begin() + ends[lane],
                          [](const Task& a, const Task& b) { return a.from < b.from; });
+    if (times) spent.resize(tasks.size());
     return ends;
   }
 
@@ -191,12 +182,20 @@ struct Executor::Shared : Job {
   void task(int64_t k) override {
     const Task& task = tasks[k];
     const Part& part = *task.part;
-    const Watch watch(times ? times + part.piece : nullptr);
+    const int64_t start = times ? ticks() : 0;
     const int64_t found = part.strategy == Strategy::stream
                               ? stream(task)
                               : part.kernels[index(form)](&part.lookups[task.first], static_cast<int64_t>(task.count), call,
                                                           task.from, task.to);
+    if (times) spent[k] = ticks() - start;
     if (found) unknown.fetch_add(found, std::memory_order_relaxed);
+  }
+
+  // Called when all tasks are done.
+  void add_times() const {
+    static const double tick_ns = measure_tick_ns();
+    for (size_t k = 0; k < spent.size(); k++)
+      times[tasks[k].part->piece] += std::llround(static_cast<double>(spent[k]) * tick_ns);
   }
 
   int64_t stream(const Task& task) {
@@ -234,8 +233,9 @@ struct Executor::Shared : Job {
   const Schedule& schedule;
   const Call& call;
   const Form form;
-  std::atomic<int64_t>* const times;
+  int64_t* const times;
   std::vector<Task> tasks;
+  std::vector<int64_t> spent;  // ticks, by task
   std::vector<std::vector<std::unique_ptr<float[]>>> partial;  // by sums, by part
   std::vector<std::atomic<int64_t>> left;                      // parts of each of the sums that are not done
   std::atomic<int64_t> unknown{0};
@@ -246,17 +246,21 @@ const Executor::Schedule& Executor::schedule(int64_t size) const {
   return fits == schedules_.end() ? schedules_.back() : *fits;
 }
 
-int64_t Executor::run(const Call& call, Form form, std::atomic<int64_t>* times) const {
+int64_t Executor::run(const Call& call, Form form, int64_t* times) const {
   const Schedule& found = schedule(call.size);
   const auto streams = [](const Part& part) { return part.strategy == Strategy::stream; };
   if (pool_ && !found.parts.empty() && found.parts.back().lane > 0) {
     Shared job(found, call, form, times);
-    if (pool_->run(job, [&] { return job.prepare(pool_->lanes()); })) return job.unknown.load();
+    if (pool_->run(job, [&] { return job.prepare(pool_->lanes()); })) {
+      job.add_times();
+      return job.unknown.load();
+    }
   }
   if (times || std::any_of(found.parts.begin(), found.parts.end(), streams)) {
     Shared job(found, call, form, times);
     const int64_t count = job.prepare(1).back();
     for (int64_t k = 0; k < count; k++) job.task(k);
+    job.add_times();
     return job.unknown.load();
   }
   int64_t unknown = 0;

@@ -30,7 +30,7 @@ class Executor {
 
   // Fills the look-ups' columns and returns how many ids were out of range. With `times`, one for each piece of the
   // schedule, it adds the nanoseconds that each took.
-  int64_t run(const Call& call, Form form, std::atomic<int64_t>* times = nullptr) const;
+  int64_t run(const Call& call, Form form, int64_t* times = nullptr) const;
 
  private:
   // What one core does in one go: look-ups of one kind, or, with a range of rows, a single one.

@@ -1,4 +1,6 @@
 // Strategy "gather": row by row, in the order of the bags.
+#include <algorithm>
+
 #include "rows.h"
 
 namespace recsys::RECSYS_ISA {
@@ -78,19 +80,31 @@ inline void copy_wide(const char* row, int32_t dim, float* out) {
   if (dim % W) one(dim - W);
 }
 
+// Brings ids into the second cache that are read soon. They were just made by somebody else, and those of a look-up lie
+// apart from those of the next, in pieces too short for the processor to foresee.
+template <class Id>
+inline void fetch_ids(const Lookup& lookup, const Call& call, int64_t from, int64_t to) {
+  const Id* values = static_cast<const Id*>(call.values) + lookup.feature * call.size;
+  for (int64_t b = from; b < std::min(to, call.size); b += 64 / sizeof(Id)) __builtin_prefetch(values + b, 0, 2);
+}
+
 // One id a bag. Tried without gain: all look-ups of one bag after the other (small tables crowd the misses of big ones out of
 // the processor's window); writing past the caches what they would hold (faster by itself, but then the network waits).
 template <class Row, class Id, int W, int N, bool past>
 int64_t one_id_blocks(const Lookup* lookups, int64_t count, const Call& call, int64_t from, int64_t to) {
   int64_t unknown = 0;
+  for (int64_t k = 1; k < count; k++) fetch_ids<Id>(lookups[k], call, from, from + 1);  // finding pages takes longest
   for (int64_t begin = from; begin < to; begin += kBlock) {
     const int64_t end = begin + kBlock < to ? begin + kBlock : to;
     for (const Lookup* lookup = lookups; lookup < lookups + count; lookup++) {
+      const bool last = lookup + 1 == lookups + count;
+      const int64_t next = last ? end : begin, known = next > from ? kAhead : 0;
+      fetch_ids<Id>(last ? *lookups : lookup[1], call, next + known, next + kBlock + kAhead);
       const Rows rows = lookup->rows;
       const Id* values = static_cast<const Id*>(call.values) + lookup->feature * call.size;
       float* out = call.out + begin * call.out_stride + lookup->column;
       for (int64_t b = begin; b < end; b++, out += call.out_stride) {
-        if constexpr (N > 0) fetch<kBytes<Row, W, N>>(rows, values[b + kAhead < to ? b + kAhead : to - 1]);
+        if constexpr (N > 0) fetch<kBytes<Row, W, N>>(rows, values[b + kAhead < call.size ? b + kAhead : b]);
         if constexpr (N > 0 && !past) fetch_out<N * W>(out, call.out_stride, kOutAhead);
         const char* row = known_row(rows, values[b], unknown);
         if constexpr (N > 0)
@@ -177,7 +191,11 @@ template <class Row, class Id, bool weighted, int W, int N>
 int64_t pooled(const Lookup* lookups, int64_t count, const Call& call, int64_t from, int64_t to) {
   int64_t unknown = 0;
   if (from >= to) return 0;
+  for (int64_t k = 1; k < count && call.offsets; k++)
+    __builtin_prefetch(call.offsets + lookups[k].feature * call.size + from, 0, 2);
   for (const Lookup* lookup = lookups; lookup < lookups + count; lookup++) {
+    if (call.offsets && lookup + 1 < lookups + count)
+      __builtin_prefetch(static_cast<const Id*>(call.values) + call.offsets[lookup[1].feature * call.size + from], 0, 2);
     const int32_t dim = lookup->rows.dim;
     if constexpr (N > 0) {
       unknown += pooled_columns<Row, Id, weighted, W, N>(*lookup, call, from, to, 0, dim);

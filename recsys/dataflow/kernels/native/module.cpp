@@ -63,12 +63,12 @@ int64_t run(const Executor& executor, uintptr_t values, bool wide, uintptr_t off
 
 std::vector<int64_t> run_timed(const Executor& executor, size_t pieces, uintptr_t values, bool wide, uintptr_t offsets,
                                uintptr_t weights, int64_t size, uintptr_t out, int64_t out_stride) {
-  std::vector<std::atomic<int64_t>> times(pieces);
+  std::vector<int64_t> times(pieces);
   {
     nb::gil_scoped_release release;
     executor.run(pack(values, offsets, weights, size, out, out_stride), {wide, offsets != 0, weights != 0}, times.data());
   }
-  return {times.begin(), times.end()};
+  return times;
 }
 
 }  // namespace

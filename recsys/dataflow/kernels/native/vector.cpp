@@ -10,6 +10,8 @@ namespace {
 
 #if defined(__AVX512F__)
 
+constexpr int64_t kAhead = 64;  // ids, of which another piece lies elsewhere for every look-up
+
 inline __m512i load_ids(const int32_t* ids) { return _mm512_loadu_si512(ids); }
 
 // An id past 31 bits is unknown as any other negative one.
@@ -51,7 +53,11 @@ inline int64_t block(const Lookup* lookups, int64_t count, const Call& call, int
   int64_t unknown = 0;
   for (int64_t k = 0; k < count; k++) {
     const Lookup& lookup = lookups[k];
-    const __m512i ids = load_ids(static_cast<const Id*>(call.values) + lookup.feature * call.size + b);
+    const Id* const values = static_cast<const Id*>(call.values) + lookup.feature * call.size + b;
+    const auto ahead = reinterpret_cast<uintptr_t>(values) + kAhead * sizeof(Id);
+    for (size_t line = 0; line < 16 * sizeof(Id); line += 64)
+      __builtin_prefetch(reinterpret_cast<const void*>(ahead + line), 0, 2);
+    const __m512i ids = load_ids(values);
     const __mmask16 known = _mm512_cmplt_epu32_mask(ids, _mm512_set1_epi32(static_cast<int32_t>(lookup.rows.count)));
     unknown += 16 - __builtin_popcount(known);
     found[k] = _mm512_i32gather_ps(_mm512_maskz_mov_epi32(known, ids), lookup.rows.data, 4);
