@@ -1,8 +1,9 @@
 """Run plans: what the cost model predicted beside what was measured, for every piece, and other plans beside ours.
 
 The tables of a workload are made up, its ids drawn as its statistics say. Every batch is a new one, since one that was
-just looked up would be found in the caches. Plans take turns: planned, symmetric (every core does all
-look-ups for its share of the batch), one core.
+just looked up would be found in the caches. Plans take turns: planned, and symmetric ones (every core does all look-ups
+for its share of the batch) on 1, 2, 4, … cores. FBGEMM runs after them, at as many thread counts: its threads keep
+their cores busy for a while.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from recsys.data.batch import JaggedIds
 from recsys.dataflow.cost import CostModel
 from recsys.dataflow.ids import batch as draw
 from recsys.dataflow.kernels.cpu import CpuKernels
+from recsys.dataflow.kernels.fbgemm import FbgemmKernels, installed
 from recsys.dataflow.kernels.reference import Slot, look_up
 from recsys.dataflow.plan import DataFlowPlan, Schedule
 from recsys.dataflow.planner import plan, symmetric
@@ -140,9 +142,8 @@ def _run(
     workload: Workload, slots: Sequence[Slot], width: int, platform: Platform, cores: int, size: int
 ) -> dict[str, Any]:
     costs = CostModel(workload, platform)
-    plans = {"planned": plan(workload, costs, cores, [size]), "symmetric": symmetric(workload, costs, cores, size)}
-    if cores > 1:
-        plans["one core"] = symmetric(workload, costs, 1, size)
+    plans = {"planned": plan(workload, costs, cores, [size])}
+    plans |= {f"{count}": symmetric(workload, costs, count, size) for count in _counts(cores)}
     planned = plans["planned"].schedules[0]
     order = [core.cpu for core in platform.cores]
     kernels = {name: _kernels(slots, one, order) for name, one in plans.items()}
@@ -158,17 +159,47 @@ def _run(
     runs: dict[str, Callable[[JaggedIds], object]] = {name: partial(_look_up, one, x) for name, one in kernels.items()}
     runs["pieces"] = time_pieces
     us = _interleaved(runs, drawn)
+    symmetric_us, on = min((us[f"{count}"], count) for count in _counts(cores))
     return {
         "batch": size,
         "cores": cores,
         "predicted_us": round(planned.predicted_us, 2),
         "us": us["planned"],
         "bound_us": round(planned.bound_us, 2),
-        "symmetric_us": us["symmetric"],
-        "one_core_us": us.get("one core", us["planned"]),
-        "ratio_symmetric": _rounded(us["symmetric"] / us["planned"]),
+        "symmetric_us": symmetric_us,
+        "symmetric_cores": on,
+        "one_core_us": us["1"],
+        "ratio_symmetric": _rounded(symmetric_us / us["planned"]),
+        **_fbgemm(slots, drawn, cores),
         "pieces": _pieces(planned, pieces),
     }
+
+
+def _counts(cores: int) -> list[int]:
+    """1, 2, 4, … and all."""
+    return sorted({min(1 << k, cores) for k in range(cores.bit_length() + 1)})
+
+
+def _fbgemm(slots: Sequence[Slot], drawn: Sequence[JaggedIds], cores: int) -> dict[str, Any]:
+    """Median µs of FBGEMM's own kernel at its best thread count, where it is installed."""
+    if not installed():
+        return {"fbgemm_us": None, "fbgemm_threads": None}
+    kernels, found = FbgemmKernels(slots), []
+    batches = [(ids.values, ids.full_offsets()) for ids in drawn[: _TURN * 4]]
+    try:
+        for count in _counts(cores):
+            torch.set_num_threads(count)
+            times = []
+            for values, offsets in batches:
+                _busy(_GAP_NS)
+                start = time.perf_counter_ns()
+                kernels.sums(values, offsets)
+                times.append((time.perf_counter_ns() - start) / 1e3)
+            found.append((round(statistics.median(times[_WARM:]), 2), count))
+    finally:
+        torch.set_num_threads(1)
+    us, threads = min(found)
+    return {"fbgemm_us": us, "fbgemm_threads": threads}
 
 
 def _look_up(kernels: CpuKernels, x: Tensor, ids: JaggedIds) -> int:

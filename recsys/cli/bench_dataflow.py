@@ -27,7 +27,10 @@ def dataflow(
     cap: int = 400_000,
     platform: str | None = None,
 ) -> Result:
-    """Plan workloads, run the plans, and show predicted beside measured; other plans run beside ours.
+    """Plan workloads, run the plans, and show predicted beside measured; others run beside ours.
+
+    Symmetric plans (every core does all look-ups for its share of the batch) run on 1, 2, 4, … cores, and the best is
+    shown; so is FBGEMM at its best thread count, where it is installed.
 
     Args:
         workload: Published workloads, or TOML files.
@@ -60,12 +63,14 @@ def _plans(found: Mapping[str, Any]) -> Table:
         "bound",
         "symmetric",
         "one core",
+        "FBGEMM",
         "symmetric / ours",
     )
     for name in columns:
         table.add_column(name, justify="left" if name in columns[:2] else "right")
     for row in found["rows"]:
-        times = [f"{row[key]:,.1f}" for key in ("predicted_us", "us", "bound_us", "symmetric_us", "one_core_us")]
+        keys = ("predicted_us", "us", "bound_us", "symmetric_us", "one_core_us", "fbgemm_us")
+        times = ["–" if row[key] is None else f"{row[key]:,.1f}" for key in keys]
         used = len({piece["core"] for piece in row["pieces"]})
         table.add_row(
             Text(row["workload"]), row["ids"], f"{row['batch']:,}", f"{used}", *times, f"{row['ratio_symmetric']:.2f} ×"
