@@ -14,7 +14,6 @@ import numpy.typing as npt
 from pydantic import Field, model_validator
 
 from recsys.config import Config, compact_toml, nearest, read_toml
-from recsys.data.cache import root
 from recsys.dataflow.workload import Dtype
 from recsys.errors import ConfigError
 from recsys.machine import read_machine
@@ -257,6 +256,8 @@ def _named(path: Path) -> Platform:
 
 def default_path() -> Path:
     """Where `recsys profile` writes and `recsys plan` looks."""
+    from recsys.data.cache import root  # brings pyarrow along, which a plan does not need
+
     return root() / "platform.toml"
 
 
