@@ -27,7 +27,7 @@ from recsys.dataflow.ids import batch as draw
 from recsys.dataflow.kernels.cpu import CpuKernels
 from recsys.dataflow.kernels.fbgemm import FbgemmKernels, installed
 from recsys.dataflow.kernels.reference import Slot, look_up
-from recsys.dataflow.plan import DataFlowPlan, Schedule
+from recsys.dataflow.plan import DataFlowPlan, Piece, Schedule
 from recsys.dataflow.planner import plan, symmetric
 from recsys.dataflow.platform import Platform
 from recsys.dataflow.storage import Rows, allocate
@@ -143,8 +143,10 @@ def _run(
 ) -> dict[str, Any]:
     costs = CostModel(workload, platform)
     plans = {"planned": plan(workload, costs, cores, [size])}
-    plans |= {f"{count}": symmetric(workload, costs, count, size) for count in _counts(cores)}
     planned = plans["planned"].schedules[0]
+    others = {count: symmetric(workload, costs, count, size) for count in _counts(cores)}
+    same = [count for count, one in others.items() if _work(one.schedules[0]) == _work(planned)]
+    plans |= {f"{count}": one for count, one in others.items() if count not in same}
     order = [core.cpu for core in platform.cores]
     kernels = {name: _kernels(slots, one, order) for name, one in plans.items()}
     timed = _kernels(slots, plans["planned"], order, timed=True)
@@ -159,7 +161,8 @@ def _run(
     runs: dict[str, Callable[[JaggedIds], object]] = {name: partial(_look_up, one, x) for name, one in kernels.items()}
     runs["pieces"] = time_pieces
     us = _interleaved(runs, drawn)
-    symmetric_us, on = min((us[f"{count}"], count) for count in _counts(cores))
+    us |= {f"{count}": us["planned"] for count in same}
+    symmetric_us, on = min((us[f"{count}"], count) for count in others)
     return {
         "batch": size,
         "cores": cores,
@@ -173,6 +176,11 @@ def _run(
         **_fbgemm(slots, drawn, cores),
         "pieces": _pieces(planned, pieces),
     }
+
+
+def _work(schedule: Schedule) -> list[Piece]:
+    """What is done where, whatever it is predicted to take."""
+    return [piece.model_copy(update={"predicted_us": 0.0}) for piece in schedule.pieces]
 
 
 def _counts(cores: int) -> list[int]:

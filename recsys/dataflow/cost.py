@@ -32,7 +32,7 @@ import numpy as np
 
 from recsys.dataflow.plan import Piece, Strategy
 from recsys.dataflow.platform import Platform
-from recsys.dataflow.reach import ID_BYTES, LINE, LOG_SIZES, PAGE, PAST, SIZES, Core, Floats, Work, know
+from recsys.dataflow.reach import ID_BYTES, LINE, LOG_SIZES, ONE, PAGE, PAST, SIZES, Core, Floats, Work, know
 from recsys.dataflow.workload import Workload
 
 __all__ = ["CostModel"]
@@ -67,6 +67,15 @@ class CostModel:
         counts, us = zip(*self.platform.wake_us, strict=True)
         wake = float(np.interp(cores, counts, us)) * max(1.0, math.log2(cores) / math.log2(counts[-1]))
         return self.platform.call_us + wake
+
+    def crowd(self, cores: int, batch: int) -> float:
+        """How many times longer work takes with so many cores at it, by what a batch goes through."""
+        all_cores = len(self.platform.cores)
+        if cores == 1 or all_cores == 1 or not self.platform.crowd:
+            return 1.0
+        sizes, times = zip(*self.platform.crowd, strict=True)
+        full = float(np.interp(math.log(max(1.0, float(self._whole(batch)[ONE]))), np.log(sizes), times))
+        return 1 + (full - 1) * (cores - 1) / (all_cores - 1)
 
     def reduce_us(self, piece: Piece, batch: int) -> float:
         """µs to add partial sums of a row range to the output; a bag of one id has only one."""

@@ -9,9 +9,9 @@ fastest of all is returned.
 *The bound.* Let cost(p) be what a piece p costs alone on a core, and fraction(p) its part of its look-up's rows. Over
 its pieces of all bags, with its rows cut into 1, 2, 4, ... up to k equal ranges, a look-up takes at least
 w = min cost(p) / fraction(p) of core time; and some core does one of its bags, which takes at least s = min cost of a
-piece of one bag. So k cores take at least wake(k) + max(sum of w / k, largest s), and the bound is the least of these
-over k. Each piece is weighed as if it had a cache for itself: where the tables that want to be near a core are larger
-than all caches together, no plan comes close.
+piece of one bag. So k cores take at least wake(k) + crowd(k) max(sum of w / k, largest s), and the bound is the least
+of these over k. Each piece is weighed as if it had a cache for itself: where the tables that want to be near a core are
+larger than all caches together, no plan comes close.
 
 Hot rows are not split from cold ones, since nothing in a workload says that rows are stored hottest first.
 """
@@ -80,11 +80,11 @@ def _plan(
 
 def _fastest(meter: Meter, most: int) -> list[Core]:
     """What each core does: the best search for all cores or fewer, if it beats the symmetric plan."""
-    found = [_symmetric(meter, most)]
     numbers = {1 << i for i in range(most.bit_length())} | {most}
-    for cores in sorted(numbers, key=lambda n: (meter.bound(n), n)):
+    found = [_symmetric(meter, cores) for cores in sorted(numbers)]
+    for cores in sorted(numbers - {1}, key=lambda n: (meter.bound(n), n)):
         if meter.bound(cores) < min(map(meter.predicted, found)):
-            found.append(search(meter, cores) if cores > 1 else _symmetric(meter, 1))
+            found.append(search(meter, cores))
     return min(found, key=meter.predicted)
 
 
@@ -109,6 +109,7 @@ def _schedule(meter: Meter, cores: Sequence[Core], most: int) -> Schedule:
 
 def _pieces(meter: Meter, cores: Sequence[Core]) -> list[Piece]:
     """The cores' parts with their bags settled; what an executor may do in one go stands together."""
+    crowd = meter.costs.crowd(sum(bool(core.parts) for core in cores), meter.batch)
     dims = {lookup.name: meter.workload.table(lookup.table).dim for lookup in meter.workload.lookups}
     taken: dict[tuple[int, tuple[int, int], int], int] = {}
     found = []
@@ -117,6 +118,6 @@ def _pieces(meter: Meter, cores: Sequence[Core]) -> list[Piece]:
         for part, us in zip(core.parts, core.times, strict=True):
             first = taken.get(part.key, part.first)
             taken[part.key] = first + part.bags
-            pieces.append(meter.piece(part, first, k, us))
+            pieces.append(meter.piece(part, first, k, us * crowd))
         found += sorted(pieces, key=lambda piece: (piece.share, piece.strategy, dims[piece.lookup]))
     return found

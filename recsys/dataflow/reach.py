@@ -15,7 +15,7 @@ import numpy.typing as npt
 from recsys.dataflow.ids import grid, hottest
 from recsys.dataflow.workload import WorkloadLookup, WorkloadTable
 
-__all__ = ["ID_BYTES", "LINE", "LOG_SIZES", "PAGE", "PAST", "SIZES", "Core", "Floats", "Known", "Work", "know"]
+__all__ = ["ID_BYTES", "LINE", "LOG_SIZES", "ONE", "PAGE", "PAST", "SIZES", "Core", "Floats", "Known", "Work", "know"]
 
 Floats = npt.NDArray[np.float64]
 
@@ -37,7 +37,7 @@ LOG_SIZES = np.log(SIZES)
 BATCHES = np.geomspace(1e-4, 1e8, 97)
 """How many batches ago, for which it is told what has been gone through since; the 33rd is one batch."""
 LOG_BATCHES = np.log(BATCHES)
-_ONE = 32
+ONE = 32
 
 QUANTILES = np.array([0.1, 0.3, 0.5, 0.7, 0.9])
 
@@ -203,7 +203,7 @@ class Core:
     @property
     def a_batch(self) -> float:
         """Bytes of lines in one batch."""
-        return float(self.lines[_ONE])
+        return float(self.lines[ONE])
 
     def costs(self, surface: Floats, gone: Floats) -> Floats:
         """Cost of what was used [BATCHES] ago, from that of what lies [SIZES] back; each surface has its own `gone`."""

@@ -48,7 +48,7 @@ MANY = 4
 
 def search(meter: Meter, cores: int) -> list[Core]:
     """What each of `cores` cores does."""
-    target = meter.bound(cores) - meter.costs.wake_us(cores)
+    target = (meter.bound(cores) - meter.costs.wake_us(cores)) / meter.costs.crowd(cores, meter.batch)
     idle = [meter.core(())] * cores
     best = min((_placed(meter, idle, parts) for parts in _starts(meter, cores, target)), key=_worth)
     stop = meter.weighed + EFFORT

@@ -46,6 +46,10 @@ class Costs(Protocol):
         """µs that a call takes besides, with the waking and awaiting of so many cores; never less for more cores."""
         ...
 
+    def crowd(self, cores: int, batch: int) -> float:
+        """How many times longer work takes while so many cores are at it; at least 1."""
+        ...
+
 
 class Part(NamedTuple):
     """Some bags of a row range of a look-up, done in one way."""
@@ -185,14 +189,15 @@ class Meter:
 
     def predicted(self, cores: Sequence[Core]) -> float:
         """µs of the whole plan."""
-        return self.costs.wake_us(sum(bool(core.parts) for core in cores)) + last(cores)
+        count = sum(bool(core.parts) for core in cores)
+        return self.costs.wake_us(count) + last(cores) * self.costs.crowd(count, self.batch)
 
     def bound(self, cores: int) -> float:
         """No plan for so many cores takes less; `recsys.dataflow.planner` says what it is."""
         while len(self._floors) < cores.bit_length():
             self._floors.append(self._floor(1 << len(self._floors)))
         work, item = self._floors[cores.bit_length() - 1]
-        return self.costs.wake_us(cores) + max(work / cores, item)
+        return self.costs.wake_us(cores) + max(work / cores, item) * self.costs.crowd(cores, self.batch)
 
     def _floor(self, pieces: int) -> tuple[float, float]:
         """(µs of all look-ups at their cheapest, the largest single item), each cut into up to so many pieces."""

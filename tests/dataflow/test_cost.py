@@ -95,6 +95,16 @@ def test_waking_cores_adds_to_the_call() -> None:
     assert [costs.wake_us(n) for n in (1, 2, 3, 4, 8)] == [1, 11, 16, 21, 31]
 
 
+def test_a_crowd_slows_down_by_what_was_measured_for_all_cores() -> None:
+    crowded = machine(crowd=[(1 << 10, 1.0), (1 << 40, 4.0)])
+    small, large = (CostModel(workload(1000), crowded).crowd(4, batch) for batch in (64, 1 << 16))
+    assert 1 < small < large < 4
+    costs = CostModel(workload(1000), crowded)
+    assert costs.crowd(1, 64) == 1
+    assert costs.crowd(2, 64) - 1 == pytest.approx((costs.crowd(4, 64) - 1) / 3)
+    assert CostModel(workload(1000), machine()).crowd(4, 64) == 1
+
+
 def test_no_bags_cost_next_to_nothing() -> None:
     assert us(workload(10), 1, share=(0.0, 0.5)) == 0.01
 

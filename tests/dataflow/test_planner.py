@@ -110,6 +110,9 @@ class Fixed:
     def wake_us(self, cores: int) -> float:
         return 0.0
 
+    def crowd(self, cores: int, batch: int) -> float:
+        return 1.0
+
 
 def indivisible(us: Sequence[float]) -> tuple[Workload, Fixed]:
     """Look-ups that cannot be cut: one row, and one bag a batch."""

@@ -69,5 +69,8 @@ class ToyCosts:
     def reduce_us(self, piece: Piece, batch: int) -> float:
         return 0.0 if piece.rows is None else len(piece.bags(batch)) * self.add_ns / 1000
 
+    def crowd(self, cores: int, batch: int) -> float:
+        return 1.0
+
     def wake_us(self, cores: int) -> float:
         return 0.0 if cores == 1 else self.threads_us + 0.05 * cores
