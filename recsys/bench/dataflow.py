@@ -13,7 +13,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 import numpy as np
 import torch
@@ -41,11 +41,13 @@ DISTRIBUTIONS: tuple[Distribution, ...] = get_args(Distribution)
 
 _IDS = 12_000_000
 """Ids that are drawn for a workload and batch size, at most, unless a few batches need more."""
-_TURN, _WARM = 6, 2
-"""Batches that a plan runs before it is another's turn, and how many of these are not counted: each plan leaves the
-output in the caches of other cores."""
-_TURNS = 2, 40
+_TURN = 6, 48
+"""Fewest and most batches that a plan runs before it is another's turn. The first third of these is not counted: each
+plan leaves rows and output in the caches of other cores."""
+_TURNS = 2, 24
 """Fewest and most turns of each plan."""
+_CALLS = 36
+"""Of FBGEMM, at each thread count."""
 _GAP_NS = 100_000
 """Between batches: a model computes before it looks up again, and threads that wait for work fall asleep."""
 
@@ -151,7 +153,7 @@ def _run(
     kernels = {name: _kernels(slots, one, order) for name, one in plans.items()}
     timed = _kernels(slots, plans["planned"], order, timed=True)
     x = torch.zeros(size, width)
-    drawn = _draw(workload, size, len(kernels) + 1)
+    turn, drawn = _draw(workload, size, len(kernels) + 1)
     _check(slots, drawn[0], kernels, x)
     pieces: list[list[int]] = []
 
@@ -160,7 +162,7 @@ def _run(
 
     runs: dict[str, Callable[[JaggedIds], object]] = {name: partial(_look_up, one, x) for name, one in kernels.items()}
     runs["pieces"] = time_pieces
-    us = _interleaved(runs, drawn)
+    us = _interleaved(runs, drawn, turn)
     us |= {f"{count}": us["planned"] for count in same}
     symmetric_us, on = min((us[f"{count}"], count) for count in others)
     return {
@@ -174,7 +176,7 @@ def _run(
         "one_core_us": us["1"],
         "ratio_symmetric": _rounded(symmetric_us / us["planned"]),
         **_fbgemm(slots, drawn, cores),
-        "pieces": _pieces(planned, pieces),
+        "pieces": _pieces(planned, pieces, turn),
     }
 
 
@@ -193,7 +195,7 @@ def _fbgemm(slots: Sequence[Slot], drawn: Sequence[JaggedIds], cores: int) -> di
     if not installed():
         return {"fbgemm_us": None, "fbgemm_threads": None}
     kernels, found = FbgemmKernels(slots), []
-    batches = [(ids.values, ids.full_offsets()) for ids in drawn[: _TURN * 4]]
+    batches = [(ids.values, ids.full_offsets()) for ids in drawn[:_CALLS]]
     try:
         for count in _counts(cores):
             torch.set_num_threads(count)
@@ -203,7 +205,7 @@ def _fbgemm(slots: Sequence[Slot], drawn: Sequence[JaggedIds], cores: int) -> di
                 start = time.perf_counter_ns()
                 kernels.sums(values, offsets)
                 times.append((time.perf_counter_ns() - start) / 1e3)
-            found.append((round(statistics.median(times[_WARM:]), 2), count))
+            found.append((round(statistics.median(times[_CALLS // 3 :]), 2), count))
     finally:
         torch.set_num_threads(1)
     us, threads = min(found)
@@ -219,11 +221,14 @@ def _kernels(slots: Sequence[Slot], made: DataFlowPlan, order: Sequence[int], ti
     return CpuKernels(slots, cpus=order[:used], schedules=made.schedules, timed=timed)
 
 
-def _draw(workload: Workload, size: int, plans: int) -> list[JaggedIds]:
+def _draw(workload: Workload, size: int, plans: int) -> tuple[int, list[JaggedIds]]:
+    """Batches of a turn, and the batches of all turns of so many plans."""
     ids = max(1.0, size * sum(lookup.ids.mean for lookup in workload.lookups))
-    turns = int(np.clip(_IDS / ids / _TURN / plans, *_TURNS)) * plans
+    each = _IDS / ids / plans
+    turn = int(np.clip(each / _TURNS[1], *_TURN))
+    turns = int(np.clip(each / turn, *_TURNS))
     rng = np.random.default_rng(0)
-    return [draw(workload, size, rng) for _ in range(_TURN * turns)]
+    return turn, [draw(workload, size, rng) for _ in range(turn * turns * plans)]
 
 
 def _check(slots: Sequence[Slot], ids: JaggedIds, kernels: dict[str, CpuKernels], x: Tensor) -> None:
@@ -235,18 +240,28 @@ def _check(slots: Sequence[Slot], ids: JaggedIds, kernels: dict[str, CpuKernels]
         torch.testing.assert_close(x, expected, rtol=1e-4, atol=1e-4)
 
 
-def _interleaved(runs: dict[str, Callable[[JaggedIds], object]], drawn: Sequence[JaggedIds]) -> dict[str, float]:
-    """Median µs of each, over batches that take turns by `_TURN`; the first ones of a turn only warm up."""
+def _interleaved(
+    runs: dict[str, Callable[[JaggedIds], object]], drawn: Sequence[JaggedIds], turn: int
+) -> dict[str, float]:
+    """Median µs of each, over batches that take turns by `turn`; the first ones of a turn only warm up."""
     found: dict[str, list[float]] = {name: [] for name in runs}
     names = list(runs)
     for k, ids in enumerate(drawn):
-        name = names[k // _TURN % len(names)]
+        name = names[k // turn % len(names)]
         _busy(_GAP_NS)
         start = time.perf_counter_ns()
         runs[name](ids)
-        if k % _TURN >= _WARM:
-            found[name].append((time.perf_counter_ns() - start) / 1e3)
-    return {name: round(statistics.median(times[len(times) // 3 :]), 2) for name, times in found.items()}
+        found[name].append((time.perf_counter_ns() - start) / 1e3)
+    return {name: round(statistics.median(_warm(times, turn)), 2) for name, times in found.items()}
+
+
+_Time = TypeVar("_Time")
+
+
+def _warm(times: Sequence[_Time], turn: int) -> list[_Time]:
+    """Those of the later part of each turn, without the first turns."""
+    kept = [one for k, one in enumerate(times) if k % turn >= turn // 3]
+    return kept[len(kept) // 3 :]
 
 
 def _busy(ns: int) -> None:
@@ -255,9 +270,8 @@ def _busy(ns: int) -> None:
         pass
 
 
-def _pieces(planned: Schedule, times: Sequence[Sequence[int]]) -> list[dict[str, Any]]:
-    kept = [one for k, one in enumerate(times) if k % _TURN >= _WARM]
-    measured = [statistics.median(one) / 1e3 for one in zip(*kept[len(kept) // 3 :], strict=True)]
+def _pieces(planned: Schedule, times: Sequence[Sequence[int]], turn: int) -> list[dict[str, Any]]:
+    measured = [statistics.median(one) / 1e3 for one in zip(*_warm(times, turn), strict=True)]
     return [
         {
             "lookup": piece.lookup,

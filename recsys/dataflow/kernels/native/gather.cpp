@@ -56,6 +56,7 @@ template <class Row, int W, int N, bool past>
 inline void copy(const char* row, int32_t dim, float* out) {
   const Columns<W, N> columns{dim};
   const auto [scale, bias] = header<Row>(row, dim);
+  RECSYS_UNROLL
   for (int v = 0; v < N; v++) {
     Floats<W> x = Row::template load<W>(row + columns.at(v) * sizeof(typename Row::Column));
     if constexpr (Row::scaled) x = x * scale + bias;
@@ -155,6 +156,7 @@ inline void pool(const Bags<Id>& bags, int64_t first, int64_t last, float* out, 
       bias += weight * low;
       weight *= scale;
     }
+    RECSYS_UNROLL
     for (int v = 0; v < N; v++) {
       const Floats<W> x = Row::template load<W>(row + at + columns.at(v) * sizeof(typename Row::Column));
       if constexpr (weighted || Row::scaled)
@@ -164,8 +166,11 @@ inline void pool(const Bags<Id>& bags, int64_t first, int64_t last, float* out, 
     }
   }
   const float share = bags.lookup.mean && last - first > 1 ? 1.0f / static_cast<float>(last - first) : 1.0f;
-  if (Row::scaled || share != 1.0f)
+  if (Row::scaled || share != 1.0f) {
+    RECSYS_UNROLL
     for (int v = 0; v < N; v++) sum[v] = (sum[v] + bias) * share;
+  }
+  RECSYS_UNROLL
   for (int v = 0; v < N; v++) store<W>(out + bags.begin + columns.at(v), sum[v]);
 }
 

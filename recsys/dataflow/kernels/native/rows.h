@@ -8,6 +8,13 @@
 
 #include "types.h"
 
+// On loops over vectors: only when they are unrolled does the compiler keep an array of them in registers.
+#ifdef __clang__
+#define RECSYS_UNROLL _Pragma("unroll")
+#else
+#define RECSYS_UNROLL _Pragma("GCC unroll 16")
+#endif
+
 namespace recsys::RECSYS_ISA {
 namespace {
 
@@ -18,7 +25,7 @@ constexpr int kWidth = 8;
 #else
 constexpr int kWidth = 4;
 #endif
-constexpr int kVectors = 8;  // accumulators of one pass; wider rows take several passes
+constexpr int kVectors = kWidth == 16 ? 16 : 8;  // accumulators of one pass, half of all registers; wider rows take several passes
 
 template <class T, int W>
 struct VectorOf {
