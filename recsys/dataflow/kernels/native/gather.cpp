@@ -1,6 +1,4 @@
 // Strategy "gather": row by row, in the order of the bags.
-#include <algorithm>
-
 #include "rows.h"
 
 namespace recsys::RECSYS_ISA {
@@ -8,7 +6,8 @@ namespace {
 
 constexpr int64_t kBlock = 64;    // bags of one id whose output stays in the cache while every look-up writes its columns
 constexpr int64_t kPast = 8 << 20;  // bytes of an output that is written past the caches, which it would only sweep
-constexpr int64_t kAhead = 32;    // ids
+constexpr int64_t kAhead = 32;    // ids of bags
+constexpr int64_t kIdsAhead = 2;  // look-ups whose ids are fetched meanwhile
 constexpr int64_t kOutAhead = 8;  // bags of one id
 constexpr int64_t kSumAhead = 2;  // bags of many
 
@@ -86,26 +85,59 @@ inline void copy_wide(const char* row, int32_t dim, float* out) {
 template <class Id>
 inline void fetch_ids(const Lookup& lookup, const Call& call, int64_t from, int64_t to) {
   const Id* values = static_cast<const Id*>(call.values) + lookup.feature * call.size;
-  for (int64_t b = from; b < std::min(to, call.size); b += 64 / sizeof(Id)) __builtin_prefetch(values + b, 0, 2);
+  for (int64_t b = from; b < to && b < call.size; b += 64 / sizeof(Id)) __builtin_prefetch(values + b, 0, 2);
 }
+
+// Bags [begin, end) of one id each. Kernels go through them look-up by look-up, and then through the next block.
+template <class Id>
+struct Block {
+  const Lookup* lookups;
+  int64_t count, begin, end;
+
+  struct Ids {
+    Rows rows;
+    const Id* values;
+  };
+
+  Ids ids(const Call& call, int64_t k, int64_t first) const {
+    return {lookups[k].rows, static_cast<const Id*>(call.values) + lookups[k].feature * call.size + first};
+  }
+
+  // What is looked up `turns` after the k-th; where that is nothing, the k-th itself.
+  Ids later(const Call& call, int64_t k, int64_t turns) const {
+    const int64_t wrapped = k + turns - count;
+    if (wrapped < 0) return ids(call, k + turns, begin);
+    if (wrapped < count && end + (end - begin) <= call.size) return ids(call, wrapped, end);
+    return ids(call, k, begin);
+  }
+};
 
 // One id a bag. Tried without gain: all look-ups of one bag after the other (small tables crowd the misses of big ones out of
 // the processor's window); writing past the caches what they would hold (faster by itself, but then the network waits).
 template <class Row, class Id, int W, int N, bool past>
 int64_t one_id_blocks(const Lookup* lookups, int64_t count, const Call& call, int64_t from, int64_t to) {
+  constexpr int bytes = N > 0 ? kBytes<Row, W, N> : 0;
   int64_t unknown = 0;
-  for (int64_t k = 1; k < count; k++) fetch_ids<Id>(lookups[k], call, from, from + 1);  // finding pages takes longest
-  for (int64_t begin = from; begin < to; begin += kBlock) {
-    const int64_t end = begin + kBlock < to ? begin + kBlock : to;
-    for (const Lookup* lookup = lookups; lookup < lookups + count; lookup++) {
-      const bool last = lookup + 1 == lookups + count;
-      const int64_t next = last ? end : begin, known = next > from ? kAhead : 0;
-      fetch_ids<Id>(last ? *lookups : lookup[1], call, next + known, next + kBlock + kAhead);
-      const Rows rows = lookup->rows;
-      const Id* values = static_cast<const Id*>(call.values) + lookup->feature * call.size;
-      float* out = call.out + begin * call.out_stride + lookup->column;
-      for (int64_t b = begin; b < end; b++, out += call.out_stride) {
-        if constexpr (N > 0) fetch<kBytes<Row, W, N>>(rows, values[b + kAhead < call.size ? b + kAhead : b]);
+  const int64_t first = to - from < kBlock ? to - from : kBlock;
+  for (int64_t k = 0; k < count; k++) fetch_ids<Id>(lookups[k], call, from, from + 1);  // finding pages takes longest
+  for (int64_t i = 0; N > 0 && i < kBlock && i < count * first; i++) {
+    const Lookup& lookup = lookups[i / first];
+    fetch<bytes>(lookup.rows, static_cast<const Id*>(call.values)[lookup.feature * call.size + from + i % first]);
+  }
+  for (int64_t begin = from, end = from + first; begin < to; begin = end, end = to - end < kBlock ? to : end + kBlock) {
+    const Block<Id> block{lookups, count, begin, end};
+    const int64_t turns = (kBlock - 1) / (end - begin) + 1;
+    for (int64_t k = 0; k < count; k++) {
+      const int64_t after = k + kIdsAhead - count;
+      if (after < 0)
+        fetch_ids<Id>(lookups[k + kIdsAhead], call, begin, end);
+      else if (after < count)
+        fetch_ids<Id>(lookups[after], call, end, end + kBlock);
+      const auto [rows, values] = block.ids(call, k, begin);
+      float* out = call.out + begin * call.out_stride + lookups[k].column;
+      const auto later = block.later(call, k, turns);
+      for (int64_t b = 0; b < end - begin; b++, out += call.out_stride) {
+        if constexpr (N > 0) fetch<bytes>(later.rows, later.values[b]);
         if constexpr (N > 0 && !past) fetch_out<N * W>(out, call.out_stride, kOutAhead);
         const char* row = known_row(rows, values[b], unknown);
         if constexpr (N > 0)
