@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import sys
@@ -56,7 +57,7 @@ def compile_module(root: Path, module: Path) -> None:
     compiler = find_compiler()
     source = Path(nanobind.source_dir())
     include = [sysconfig.get_path("include"), nanobind.include_dir(), str(source.parent / "ext/robin_map/include")]
-    common = [compiler, *FLAGS, "-DNB_COMPACT_ASSERTIONS", *(f"-I{path}" for path in include)]
+    common = [*compiler, *FLAGS, "-DNB_COMPACT_ASSERTIONS", *(f"-I{path}" for path in include)]
     isas = {"portable": (), **(X86 if platform.machine().lower() in ("x86_64", "amd64") else {})}
     with tempfile.TemporaryDirectory() as folder:
         jobs = [(source / "nb_combined.cpp", ["-fno-strict-aliasing"])]
@@ -71,16 +72,20 @@ def compile_module(root: Path, module: Path) -> None:
         with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
             list(pool.map(run, commands))
         undefined = ["-undefined", "dynamic_lookup"] if sys.platform == "darwin" else ["-pthread"]
-        run([compiler, "-shared", *objects, *undefined, "-s", "-o", str(module)])
+        run([*compiler, "-shared", *objects, *undefined, "-s", "-o", str(module)])
 
 
-def find_compiler() -> str:
-    """The C++ compiler that `CXX` names, or the first on the PATH."""
-    names = [os.environ.get("CXX", ""), "c++", "g++", "clang++"]
-    found = next((path for name in names if name and (path := shutil.which(name))), None)
+def find_compiler() -> list[str]:
+    """The C++ compiler that `CXX` names, perhaps with arguments; without `CXX`, the first on the PATH."""
+    named = shlex.split(os.environ.get("CXX", ""))
+    if named:
+        if shutil.which(named[0]) is None:
+            raise FileNotFoundError(f"CXX names {named[0]}, which is not there")
+        return named
+    found = next(filter(None, map(shutil.which, ("c++", "g++", "clang++"))), None)
     if found is None:
         raise FileNotFoundError("no C++ compiler is on the PATH")
-    return found
+    return [found]
 
 
 def run(command: list[str]) -> None:

@@ -30,7 +30,7 @@ def read_machine() -> dict[str, Any]:
         "system": f"{platform.system()} {platform.machine()}",
         "cpu": _cpu_name(),
         "cores": len(affinity(0)) if affinity else os.cpu_count(),
-        "huge_pages": _huge_pages(),
+        "huge_pages": huge_pages(),
     }
 
 
@@ -41,7 +41,7 @@ def _cpu_name() -> str:
     return names[0] if names else platform.processor() or platform.machine()
 
 
-def _huge_pages() -> str | None:
+def huge_pages() -> str | None:
     """The chosen word of ``always [madvise] never``; None where the system has no such setting."""
     if not HUGE_PAGES.is_file():
         return None

@@ -43,7 +43,7 @@ def build(folder: Path, sanitizer: list[str]) -> Path:
     """The driver with executor, pool and every strategy for every instruction set, as they are compiled for a wheel."""
     folder.mkdir()
     native = ROOT / HOOK["NATIVE"]
-    common = [HOOK["find_compiler"](), *HOOK["FLAGS"], "-O1", "-g", *sanitizer, f"-I{native}"]
+    common = [*HOOK["find_compiler"](), *HOOK["FLAGS"], "-O1", "-g", *sanitizer, f"-I{native}"]
     isas = {"portable": (), **(HOOK["X86"] if platform.machine().lower() in ("x86_64", "amd64") else {})}
     jobs: list[tuple[Path, list[str]]] = [
         (STRESS, []),

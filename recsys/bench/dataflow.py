@@ -8,12 +8,11 @@ their cores busy for a while.
 
 from __future__ import annotations
 
-import os
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -29,16 +28,17 @@ from recsys.dataflow.kernels.fbgemm import FbgemmKernels, installed
 from recsys.dataflow.kernels.reference import Slot, look_up
 from recsys.dataflow.plan import DataFlowPlan, Piece, Schedule
 from recsys.dataflow.planner import plan, symmetric
-from recsys.dataflow.platform import Platform
-from recsys.dataflow.storage import Rows, allocate
-from recsys.dataflow.workload import Ids, Workload, refuse_too_big
+from recsys.dataflow.platform import Platform, read_cores
+from recsys.dataflow.storage import Rows, allocate, quantise
+from recsys.dataflow.workload import Ids, Workload, WorkloadTable, refuse_too_big
 from recsys.errors import ConfigError
 
-__all__ = ["DISTRIBUTIONS", "measure", "rig", "with_ids"]
+__all__ = ["Distribution", "measure", "rig", "with_ids"]
 
 Distribution = Literal["as it is", "zipf", "uniform", "equal"]
-DISTRIBUTIONS: tuple[Distribution, ...] = get_args(Distribution)
 
+_BLOCK = 9973
+"""Rows of a table that are made; they are repeated. A prime, so that an address off by a power of two is found out."""
 _IDS = 12_000_000
 """Ids that are drawn for a workload and batch size, at most, unless a few batches need more."""
 _TURN = 6, 48
@@ -64,21 +64,17 @@ def with_ids(workload: Workload, distribution: Distribution) -> Workload:
 
 
 def rig(workload: Workload) -> tuple[list[Slot], int]:
-    """Slots over made-up float32 tables on huge pages, and the columns that they fill.
+    """Slots over made-up tables on huge pages, and the columns that they fill.
 
     Raises:
         ConfigError: When the tables do not fit into memory; nothing is allocated then.
     """
     refuse_too_big(workload)
-    memory, _ = allocate(sum(table.rows * table.dim * 4 for table in workload.tables))
-    floats, block = memory.view(torch.float32), torch.rand(1 << 20, generator=torch.Generator().manual_seed(0))
-    for at in range(0, len(floats), len(block)):
-        part = floats[at : at + len(block)]
-        part.copy_(block[: len(part)])
+    memory, _ = allocate(sum(_lines(table) for table in workload.tables))
     tables, at = {}, 0
     for table in workload.tables:
-        rows = floats[at : at + table.rows * table.dim].view(table.rows, table.dim)
-        tables[table.name], at = Rows(rows, table.dim, "fp32"), at + rows.numel()
+        tables[table.name] = _filled(memory[at : at + table.rows * table.row_bytes], table)
+        at += _lines(table)
     slots, column = [], 0
     for k, lookup in enumerate(workload.lookups):
         pooling: Literal["sum", "mean"] = "mean" if lookup.pooling == "mean" else "sum"
@@ -87,29 +83,43 @@ def rig(workload: Workload) -> tuple[list[Slot], int]:
     return slots, column
 
 
+def _lines(table: WorkloadTable) -> int:
+    """Bytes of the lines that its rows take."""
+    return -(-table.rows * table.row_bytes // 64) * 64
+
+
+def _filled(memory: Tensor, table: WorkloadTable) -> Rows:
+    block = torch.rand(min(table.rows, _BLOCK), table.dim, generator=torch.Generator().manual_seed(0))
+    stored = quantise(block) if table.dtype == "int8" else block.half() if table.dtype == "fp16" else block
+    rows = memory.view(stored.dtype).view(table.rows, -1)
+    for part in torch.split(rows, len(stored)):
+        part.copy_(stored[: len(part)])
+    return Rows(rows, table.dim, table.dtype)
+
+
 def measure(
     workloads: Sequence[Workload],
     platform: Platform,
     cores: int | None = None,
     batches: Sequence[int] = (),
-    ids: Sequence[Distribution] = ("as it is", "uniform", "equal"),
+    ids: Sequence[Distribution] = ("as it is", "equal"),
 ) -> dict[str, Any]:
     """Plan and run each workload.
 
     Args:
         workloads: Their tables must fit into memory, one workload at a time.
         platform: Of this machine.
-        cores: How many to plan for; by default all.
+        cores: How many to plan for; by default all of the platform's that this process has.
         batches: By default each workload's own.
         ids: Which distributions to draw.
 
     Raises:
         ConfigError: For more cores than there are, or tables that do not fit.
     """
-    there = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    cores = cores or min(len(platform.cores), there)
-    if not 0 < cores <= there:
-        raise ConfigError(f"expected 1 to {there} cores, as many as this process has, got {cores}")
+    most = min(len(platform.cores), len(read_cores()))
+    cores = most if cores is None else cores
+    if not 0 < cores <= most:
+        raise ConfigError(f"expected 1 to {most} cores, as many as the platform and this process have, got {cores}")
     for workload in workloads:
         refuse_too_big(workload)
     threads = torch.get_num_threads()
@@ -149,7 +159,7 @@ def _run(
     others = {count: symmetric(workload, costs, count, size) for count in _counts(cores)}
     same = [count for count, one in others.items() if _work(one.schedules[0]) == _work(planned)]
     plans |= {f"{count}": one for count, one in others.items() if count not in same}
-    order = [core.cpu for core in platform.cores]
+    order = [core.cpu for core in read_cores()]
     kernels = {name: _kernels(slots, one, order) for name, one in plans.items()}
     timed = _kernels(slots, plans["planned"], order, timed=True)
     x = torch.zeros(size, width)
@@ -158,7 +168,7 @@ def _run(
     pieces: list[list[int]] = []
 
     def time_pieces(ids: JaggedIds) -> None:
-        pieces.append(timed.times(ids, x, len(planned.pieces)))
+        pieces.append(timed.times(ids, x))
 
     runs: dict[str, Callable[[JaggedIds], object]] = {name: partial(_look_up, one, x) for name, one in kernels.items()}
     runs["pieces"] = time_pieces
@@ -191,19 +201,22 @@ def _counts(cores: int) -> list[int]:
 
 
 def _fbgemm(slots: Sequence[Slot], drawn: Sequence[JaggedIds], cores: int) -> dict[str, Any]:
-    """Median µs of FBGEMM's own kernel at its best thread count, where it is installed."""
-    if not installed():
+    """Median µs of FBGEMM's own kernel at its best thread count, where it is installed and reads rows of the dtypes.
+
+    It does not check ids, nor divide sums where means are asked for.
+    """
+    if not installed() or any(slot.rows.dtype == "int8" for slot in slots):
         return {"fbgemm_us": None, "fbgemm_threads": None}
     kernels, found = FbgemmKernels(slots), []
-    batches = [(ids.values, ids.full_offsets()) for ids in drawn[:_CALLS]]
+    batches = [(ids.values, ids.full_offsets(), ids.weights) for ids in drawn[:_CALLS]]
     try:
         for count in _counts(cores):
             torch.set_num_threads(count)
             times = []
-            for values, offsets in batches:
+            for values, offsets, weights in batches:
                 _busy(_GAP_NS)
                 start = time.perf_counter_ns()
-                kernels.sums(values, offsets)
+                kernels.sums(values, offsets, weights)
                 times.append((time.perf_counter_ns() - start) / 1e3)
             found.append((round(statistics.median(times[_CALLS // 3 :]), 2), count))
     finally:
@@ -217,7 +230,7 @@ def _look_up(kernels: CpuKernels, x: Tensor, ids: JaggedIds) -> int:
 
 
 def _kernels(slots: Sequence[Slot], made: DataFlowPlan, order: Sequence[int], timed: bool = False) -> CpuKernels:
-    used = max((piece.core or 0 for piece in made.schedules[0].pieces), default=0) + 1
+    used = max((piece.core for piece in made.schedules[0].pieces), default=0) + 1
     return CpuKernels(slots, cpus=order[:used], schedules=made.schedules, timed=timed)
 
 

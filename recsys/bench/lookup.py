@@ -8,7 +8,6 @@ threads of ours, wall time. Everybody's first batch is checked before anything i
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -181,7 +180,7 @@ def _one(
 
 def _two(slots: Sequence[Slot], one: Contender, x: Tensor, turns: Turns, seconds: float) -> Iterator[Row]:
     """Ours on two cores, each with half of the batch, beside ours on one; nothing where there is no second."""
-    cpus = sorted(os.sched_getaffinity(0))[:2] if hasattr(os, "sched_getaffinity") else []
+    cpus = [core.cpu for core in platform.read_cores()[:2]]
     if len(cpus) == 2:
         halves = [Piece(lookup=slot.name, core=k, share=(k / 2, (k + 1) / 2)) for k in range(2) for slot in slots]
         schedule = Schedule(batch=len(x), pieces=tuple(halves), predicted_us=0, bound_us=0)

@@ -55,10 +55,13 @@ def plan(
     pooled = workload.pooled()
     if not pooled.lookups:
         raise ConfigError(f"`{workload.name}` has no pooled look-ups to plan")
+    drawn = picture or out.with_suffix(".png")
+    if drawn == out:
+        raise ConfigError(f"the plan and its picture are both to be {out}: name another with --picture")
+    report.kind(drawn)
     made = make(pooled, CostModel(pooled, machine), count, batch or None)
     make_folder(out.parent)
     made.write(out)
-    drawn = picture or out.with_suffix(".png")
     report.draw(made, drawn)
     screen = console()
     screen.print(report.overview(made), report.table(made, made.schedules[-1]), sep="\n")

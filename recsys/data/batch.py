@@ -40,7 +40,7 @@ class JaggedIds:
         if self.values.dtype not in (torch.int32, torch.int64):
             raise DataError(f"ids must be int32 or int64, got {self.values.dtype}")
         bags = self.values.numel() if self.offsets is None else self.offsets.numel() - 1
-        if (self.features and bags % len(self.features)) or (not self.features and bags):
+        if bags < 0 or (self.features and bags % len(self.features)) or (not self.features and bags):
             raise DataError(f"{bags} bags cannot be shared out evenly among {len(self.features)} features")
 
     @property
@@ -60,6 +60,21 @@ class JaggedIds:
         if self.offsets is not None:
             return self.offsets
         return torch.arange(self.values.numel() + 1, device=self.values.device)
+
+    def check(self) -> Self:
+        """Make sure that offsets ascend within the values and that each id has its weight, in O(F * B).
+
+        Raises:
+            DataError: When they do not; what reads bags would read memory that is not theirs.
+        """
+        n, offsets = self.values.numel(), self.offsets
+        if self.weights is not None and self.weights.numel() != n:
+            raise DataError(f"expected a weight for each of the {n} ids, got {self.weights.numel()}")
+        if offsets is not None and not (
+            int(offsets[0]) >= 0 and int(offsets[-1]) <= n and bool((offsets[1:] >= offsets[:-1]).all())
+        ):
+            raise DataError(f"offsets must ascend from 0 to at most the number of ids, which is {n}")
+        return self
 
     def take(self, rows: Tensor) -> JaggedIds:
         """The bags of the examples `rows` [M], in that order."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Literal, Protocol
 
@@ -15,6 +14,7 @@ from recsys.dataflow.kernels.cpu import CpuKernels
 from recsys.dataflow.kernels.fbgemm import FbgemmKernels
 from recsys.dataflow.kernels.reference import ReferenceKernels, Slot
 from recsys.dataflow.plan import DataFlowPlan
+from recsys.dataflow.platform import read_cores
 from recsys.dataflow.storage import Source, Storage
 from recsys.dataflow.workload import Dtype
 from recsys.errors import ConfigError, DataError
@@ -50,6 +50,9 @@ class TableExecutor:
 
     It copies the tables into memory of its own, on huge pages and with collision weights folded in, and gives the
     numbers of `EmbeddingTables.forward`: exactly for float32 rows that are not pooled, else up to the order of sums.
+
+    Core k of a plan is the k-th of `read_cores()`. A plan of another machine gives the same numbers, if not as soon as
+    one that was made here.
 
     Args:
         tables: The tables and look-ups of a trained model; they stay as they are.
@@ -179,7 +182,7 @@ def _check(plan: DataFlowPlan, tables: EmbeddingTables) -> None:
 
 def _planned(slots: Sequence[Slot], plan: DataFlowPlan) -> Kernels:
     """Kernels for the cores of a plan."""
-    cpus = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
+    cpus = [core.cpu for core in read_cores()]
     if plan.cores > len(cpus):
         raise ConfigError(f"the plan is for {plan.cores} cores, this process has {len(cpus)}: plan again for these")
     return CpuKernels(slots, cpus=cpus[: plan.cores], schedules=plan.schedules)

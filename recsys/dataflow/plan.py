@@ -11,11 +11,11 @@ from typing import Literal, Protocol, Self
 from pydantic import Field, model_validator
 
 from recsys.config import Config
-from recsys.dataflow.workload import Dtype
+from recsys.dataflow.workload import MOST, Dtype
 from recsys.errors import ConfigError
 from recsys.files import read_json, write_json
 
-__all__ = ["DataFlowPlan", "Piece", "PlannedLookup", "PlannedTable", "Rows", "Schedule", "Strategy"]
+__all__ = ["DataFlowPlan", "Piece", "PlannedLookup", "PlannedTable", "RowRange", "Schedule", "Strategy"]
 
 Strategy = Literal["gather", "resident", "stream", "vector"]
 """How a core reads rows, after arXiv 2507.01676 (its GM, L1, GM-UB and L1-UB):
@@ -26,7 +26,7 @@ Strategy = Literal["gather", "resident", "stream", "vector"]
 - vector: many ids at once by vector gathers, for rows of a few columns.
 """
 
-Rows = tuple[int, int]
+RowRange = tuple[int, int]
 """[first, last) of a table's rows."""
 
 
@@ -34,10 +34,10 @@ class Piece(Config):
     """A part of a look-up that one core does."""
 
     lookup: str
-    core: int | None = Field(default=None, ge=0)
-    """Index of a core of the platform; None: whichever is free first."""
+    core: int = Field(default=0, ge=0, le=MOST)
+    """Index of a core of the platform."""
     strategy: Strategy = "gather"
-    rows: Rows | None = None
+    rows: RowRange | None = None
     """[first, last) of the table's rows; ids elsewhere are another piece's. None: all rows."""
     share: tuple[float, float] = (0.0, 1.0)
     """[from, to) of the batch, as shares: bag b of B belongs to it when floor(from B) <= b < floor(to B).
@@ -52,8 +52,6 @@ class Piece(Config):
             raise ValueError(f"`share` must be [from, to) with 0 <= from < to <= 1, got {self.share}")
         if self.rows is not None and not 0 <= self.rows[0] < self.rows[1]:
             raise ValueError(f"`rows` must be [first, last) with 0 <= first < last, got {self.rows}")
-        if self.strategy == "resident" and self.core is None:
-            raise ValueError("a resident piece needs a `core`: rows stay in the cache of the core that owns them")
         return self
 
     def bags(self, batch: int) -> range:
@@ -64,21 +62,21 @@ class Piece(Config):
 class Schedule(Config):
     """What runs where for batches of up to `batch` examples."""
 
-    batch: int = Field(ge=1)
+    batch: int = Field(ge=1, le=MOST)
     pieces: tuple[Piece, ...]
     predicted_us: float = Field(ge=0)
     """Until the last core is done."""
     bound_us: float = Field(ge=0)
     """No plan of the pieces that were weighed can be faster: see `recsys.dataflow.planner`."""
     symmetric_us: float | None = Field(default=None, ge=0)
-    """Predicted for the symmetric plan, in which every core does all look-ups for its share of the batch."""
+    """Predicted for the symmetric plan, in which every core does all look-ups for its share of the batch, on the best
+    of 1, 2, 4, … and all cores."""
 
     def loads(self) -> dict[int, float]:
-        """Core -> predicted µs of its pieces, ascending by core; pieces of no core are left out."""
+        """Core -> predicted µs of its pieces, ascending by core."""
         found: dict[int, float] = {}
         for piece in self.pieces:
-            if piece.core is not None:
-                found[piece.core] = found.get(piece.core, 0.0) + piece.predicted_us
+            found[piece.core] = found.get(piece.core, 0.0) + piece.predicted_us
         return dict(sorted(found.items()))
 
 
@@ -86,8 +84,8 @@ class PlannedTable(Config):
     """A table that the plan was made for."""
 
     name: str
-    rows: int = Field(ge=1)
-    dim: int = Field(ge=1)
+    rows: int = Field(ge=1, le=MOST)
+    dim: int = Field(ge=1, le=MOST)
     dtype: Dtype = "fp32"
 
 
@@ -202,7 +200,7 @@ def _check_schedule(schedule: Schedule, cores: int, rows: dict[str, int]) -> Non
     for piece in schedule.pieces:
         if piece.lookup not in pieces:
             raise ValueError(f"{where}: a piece is of look-up `{piece.lookup}`, which the plan does not have")
-        if piece.core is not None and piece.core >= cores:
+        if piece.core >= cores:
             raise ValueError(f"{where}: a piece of `{piece.lookup}` is on core {piece.core} of {cores} (from 0 on)")
         if piece.rows is not None and piece.rows[1] > rows[piece.lookup]:
             raise ValueError(
@@ -217,7 +215,7 @@ def _check_schedule(schedule: Schedule, cores: int, rows: dict[str, int]) -> Non
 
 def _untiled(pieces: Sequence[Piece], rows: int) -> str | None:
     """What keeps the pieces from covering [0, rows) x [0, 1) exactly once, in O(n log n)."""
-    bands: dict[tuple[float, float], list[Rows]] = {}
+    bands: dict[tuple[float, float], list[RowRange]] = {}
     for piece in pieces:
         bands.setdefault(piece.share, []).append(piece.rows or (0, rows))
     gap = _gap(sorted(bands), 0.0, 1.0)

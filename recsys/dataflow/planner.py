@@ -20,6 +20,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from tqdm import tqdm
+
 from recsys.dataflow.plan import DataFlowPlan, Piece, PlannedLookup, PlannedTable, Schedule
 from recsys.dataflow.search import search
 from recsys.dataflow.weigh import Core, Costs, Meter
@@ -74,25 +76,27 @@ def _plan(
         tables=tuple(PlannedTable(name=t.name, rows=t.rows, dim=t.dim, dtype=t.dtype) for t in workload.tables),
         lookups=tuple(PlannedLookup(name=lookup.name, table=lookup.table) for lookup in workload.lookups),
         latency_us=workload.latency_us,
-        schedules=tuple(map(schedule, batches)),
+        schedules=tuple(map(schedule, tqdm(batches, desc=workload.name, disable=None if len(batches) > 1 else True))),
     )
 
 
 def _fastest(meter: Meter, most: int) -> list[Core]:
     """What each core does: the best search for all cores or fewer, if it beats the symmetric plan."""
-    numbers = {1 << i for i in range(most.bit_length())} | {most}
-    found = [_symmetric(meter, cores) for cores in sorted(numbers)]
-    for cores in sorted(numbers - {1}, key=lambda n: (meter.bound(n), n)):
+    found = [_symmetric(meter, cores) for cores in _numbers(most)]
+    for cores in sorted(_numbers(most)[1:], key=lambda n: (meter.bound(n), n)):
         if meter.bound(cores) < min(map(meter.predicted, found)):
             found.append(search(meter, cores))
     return min(found, key=meter.predicted)
 
 
+def _numbers(most: int) -> list[int]:
+    """Of cores: 1, 2, 4, … and all."""
+    return sorted({1 << i for i in range(most.bit_length())} | {most})
+
+
 def _symmetric(meter: Meter, cores: int) -> list[Core]:
     bags = [(k + 1) * meter.batch // cores - k * meter.batch // cores for k in range(cores)]
-    full = meter.core(())
-    for whole in sorted(meter.wholes(), key=meter.us, reverse=True):
-        full = meter.put(full, whole._replace(bags=max(bags)))
+    full = meter.fill(whole._replace(bags=max(bags)) for whole in meter.wholes())
     return [meter.core(part._replace(bags=n) for part in full.parts if n) for n in bags]
 
 
@@ -103,7 +107,7 @@ def _schedule(meter: Meter, cores: Sequence[Core], most: int) -> Schedule:
         pieces=tuple(_pieces(meter, cores)),
         predicted_us=predicted,
         bound_us=min(predicted, *(meter.bound(n) for n in range(1, most + 1))),
-        symmetric_us=meter.predicted(_symmetric(meter, most)),
+        symmetric_us=min(meter.predicted(_symmetric(meter, cores)) for cores in _numbers(most)),
     )
 
 

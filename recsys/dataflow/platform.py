@@ -6,12 +6,13 @@ import hashlib
 import os
 from collections.abc import Sequence
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Literal, Self, get_args
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from recsys.config import Config, compact_toml, nearest, read_toml
 from recsys.dataflow.workload import Dtype
@@ -25,6 +26,18 @@ Pages = Literal["huge", "4k"]
 
 _CPUS = Path("/sys/devices/system/cpu")
 _NODES = Path("/sys/devices/system/node")
+
+
+def _ascending(points: tuple[tuple[int, float], ...]) -> tuple[tuple[int, float], ...]:
+    if any(a >= b for (a, _), (b, _) in pairwise(points)):
+        raise ValueError(f"sizes must ascend, got {[size for size, _ in points]}")
+    return points
+
+
+Points = Annotated[
+    tuple[tuple[Annotated[int, Field(ge=1)], Annotated[float, Field(ge=0)]], ...], AfterValidator(_ascending)
+]
+"""(size, what was measured there), ascending."""
 
 
 class Core(Config):
@@ -83,33 +96,33 @@ class Platform(Config):
     """A call of the executor that looks up next to nothing."""
     lookup_us: float = Field(ge=0)
     """What each further look-up adds to a call."""
-    wake_us: tuple[tuple[int, float], ...] = ()
+    wake_us: Points = ()
     """(cores, µs that sharing a batch out among them adds), of threads that slept."""
-    crowd: tuple[tuple[int, float], ...] = ()
+    crowd: Points = ()
     """(working set of each core, its time with all cores reading ÷ alone)."""
     edge_ns: float = Field(default=0.0, ge=0)
     """What a bag adds where its columns meet those of another core: both cores write to neighbouring lines."""
     read_gbs: float = Field(gt=0)
     """Bytes a nanosecond of reading memory in order."""
-    bag_ns: tuple[tuple[int, float], ...]
+    bag_ns: Points
     """(row bytes, ns of a bag beside its ids), for bags of one length."""
     ragged_ns: float = Field(ge=0)
     """What a bag adds where lengths vary: the processor cannot foresee its end."""
-    column_ns: dict[Dtype, float]
+    column_ns: dict[Dtype, Annotated[float, Field(ge=0)]]
     """What turning a column into float32 adds, over a float32 row of as many bytes."""
     scan_ns: float = Field(gt=0)
     """An id that strategy `stream` finds to be another range's."""
     sort_ns: float = Field(gt=0)
     """An id that it sorts by tile."""
-    add_ns: tuple[tuple[int, float], ...]
+    add_ns: Points
     """(row bytes, ns of adding a row of a tile to its bag)."""
-    vector: tuple[tuple[int, float], ...] = ()
+    vector: Points = ()
     """(working set, ns of an id by strategy `vector`); none where the processor has no kernel for it."""
-    fresh: tuple[tuple[int, float], ...]
+    fresh: Points
     """(row bytes, ns of a bag of one id), of rows far from any cache in pages that are near."""
-    scatter: tuple[tuple[int, float], ...]
+    scatter: Points
     """(bytes of pages, ns of a bag of one id), of rows of 64 bytes that lie alone in their 4 KB pages."""
-    past: tuple[tuple[int, float], ...] = ()
+    past: Points = ()
     """(row bytes, ns that writing a row past the caches adds), as single ids of whole lines are in a large output."""
     gather: tuple[Reading, ...]
     write: tuple[Written, ...]
@@ -117,10 +130,17 @@ class Platform(Config):
     @model_validator(mode="after")
     def _complete(self) -> Self:
         for pages in ("huge", "4k"):
-            found = [r for r in self.gather if r.pages == pages]
-            sizes, sets = {r.row_bytes for r in found}, {r.working_set for r in found}
-            if len(found) != len(sizes) * len(sets) or (pages == "huge" and not found):
+            found = [(r.row_bytes, r.working_set) for r in self.gather if r.pages == pages]
+            if not _is_grid(found) or (pages == "huge" and not found):
                 raise ValueError(f"`gather` must hold each row size with each working set once, for {pages} pages")
+        if not _is_grid([(w.row_bytes, w.output) for w in self.write]):
+            raise ValueError("`write` must hold each row size with each output once")
+        if set(self.column_ns) != set(get_args(Dtype)):
+            raise ValueError(f"`column_ns` must hold {', '.join(get_args(Dtype))}")
+        if any(cores < 2 for cores, _ in self.wake_us):
+            raise ValueError("`wake_us` is of 2 cores or more")
+        if any(times < 1 for _, times in self.crowd):
+            raise ValueError("`crowd` is how many times longer work takes, which is 1 or more")
         for name in ("cores", "write", "bag_ns", "add_ns", "fresh", "scatter"):
             if not getattr(self, name):
                 raise ValueError(f"`{name}` must not be empty")
@@ -172,6 +192,12 @@ class Platform(Config):
             ConfigError: When it is absent or says what cannot be.
         """
         return cls.parse(read_toml(path), str(path))
+
+
+def _is_grid(points: Sequence[tuple[int, int]]) -> bool:
+    """Whether each of the one goes with each of the other, once."""
+    sizes, others = {a for a, _ in points}, {b for _, b in points}
+    return len(points) == len(set(points)) == len(sizes) * len(others)
 
 
 class _Surface:

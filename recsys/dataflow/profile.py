@@ -116,7 +116,7 @@ def _filled(size: int, huge: bool = True) -> Tensor:
     return memory.fill_(1)
 
 
-def measure(seconds: float = 120.0) -> Platform:
+def measure(seconds: float = 100.0) -> Platform:
     """Measure this machine.
 
     Args:

@@ -22,13 +22,14 @@ Floats = npt.NDArray[np.float64]
 LINE, PAIR, PAGE, ID_BYTES = 64, 128, 4096, 8
 """Bytes; lines are fetched in pairs."""
 PAST = 8 << 20
-"""Bytes of an output that kernels of single ids write past the caches."""
+"""Bytes of an output that kernels of single ids write past the caches: kPast of native/gather.cpp."""
 WALK = 8 * PAGE
 """Bytes of the pages whose entries in the page table share a line: one of them found, the others are near."""
 POINTS = 24
 """Most steps of a hot-row curve."""
 BLOCK = 64
-"""Bags of one id that a kernel reads of one look-up before it goes on to the next; others are read to the end."""
+"""Bags of one id that a kernel reads of one look-up before it goes on to the next, kBlock of native/gather.cpp; others
+are read to the end."""
 
 SIZES = np.geomspace(1 << 12, 1 << 38, 105)
 """Bytes back for which costs are told."""
@@ -139,7 +140,7 @@ class _Found:
         ago = -np.log1p(-QUANTILES) / np.maximum(steps.rate * bags, 1e-12)[:, None]  # batches
         turn = burst / bags  # until it is this look-up's turn again
         self._before = _weights(np.log(np.maximum(ago, turn)), steps.share[:, None] * first / len(QUANTILES))
-        self._within: dict[int, float] = {}
+        self._within: dict[int, tuple[Floats, float]] = {}
 
     def mean(self, far: Floats, surface: Floats) -> float:
         """Mean ns of an id.
@@ -150,8 +151,8 @@ class _Found:
         """
         if id(surface) not in self._within:
             near = np.interp(self._near, LOG_SIZES, surface)
-            self._within[id(surface)] = float((self._again * near).sum())
-        return self._within[id(surface)] + float(self._before @ far)
+            self._within[id(surface)] = surface, float((self._again * near).sum())  # kept, its id is its own
+        return self._within[id(surface)][1] + float(self._before @ far)
 
 
 def _weights(at: Floats, weight: Floats) -> Floats:
@@ -198,7 +199,7 @@ class Core:
         self.lines: Floats = sum((work.lines.gone for work in works), passing)
         self.pages: Floats = sum((work.pages.gone for work in works), passing)
         self.past = past
-        self._costs: dict[int, Floats] = {}
+        self._costs: dict[int, tuple[Floats, Floats]] = {}
 
     @property
     def a_batch(self) -> float:
@@ -207,6 +208,6 @@ class Core:
 
     def costs(self, surface: Floats, gone: Floats) -> Floats:
         """Cost of what was used [BATCHES] ago, from that of what lies [SIZES] back; each surface has its own `gone`."""
-        if id(surface) not in self._costs:
-            self._costs[id(surface)] = np.interp(np.log(np.maximum(gone, 1.0)), LOG_SIZES, surface)
-        return self._costs[id(surface)]
+        if id(surface) not in self._costs:  # a surface that is kept has an id for itself
+            self._costs[id(surface)] = surface, np.interp(np.log(np.maximum(gone, 1.0)), LOG_SIZES, surface)
+        return self._costs[id(surface)][1]

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["draw", "figure", "overview", "table"]
+__all__ = ["draw", "figure", "kind", "overview", "table"]
 
 COLOURS: dict[Strategy, str] = {"gather": "#56b4e9", "resident": "#009e73", "stream": "#e69f00", "vector": "#cc79a7"}
 """Of Okabe and Ito, which colour-blind people tell apart; black text can be read on all of them."""
@@ -78,9 +78,9 @@ def _target(target: float, schedule: Schedule) -> str:
 
 def _cores(pieces: Iterable[Piece]) -> str:
     """``0–3, 7``."""
-    numbers = sorted({piece.core for piece in pieces if piece.core is not None})
+    numbers = sorted({piece.core for piece in pieces})
     runs = [[n for _, n in run] for _, run in groupby(enumerate(numbers), key=lambda pair: pair[1] - pair[0])]
-    return ", ".join(f"{run[0]}–{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs) or "any"
+    return ", ".join(f"{run[0]}–{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)
 
 
 def _part(pieces: Sequence[Piece], rows: int) -> str:
@@ -108,13 +108,24 @@ def draw(plan: DataFlowPlan, path: Path, batch: int | None = None) -> None:
         ConfigError: When there is no such format.
         DataError: When the disk refuses.
     """
+    ending = kind(path)
     drawn = figure(plan, plan.schedules[-1] if batch is None else plan.schedule(batch))
-    kind = path.suffix.removeprefix(".").lower()
-    known = sorted(drawn.canvas.get_supported_filetypes())
-    if kind not in known:
-        raise ConfigError(f"{path}: `{kind}` is no format of pictures; known: {', '.join(known)}")
     with replacing(path) as temporary:
-        drawn.savefig(temporary, format=kind, dpi=150)
+        drawn.savefig(temporary, format=ending, dpi=150)
+
+
+def kind(path: Path) -> str:
+    """The format that a picture's name asks for.
+
+    Raises:
+        ConfigError: When there is no such format.
+    """
+    from matplotlib.backend_bases import FigureCanvasBase
+
+    found, known = path.suffix.removeprefix(".").lower(), sorted(FigureCanvasBase.get_supported_filetypes())
+    if found not in known:
+        raise ConfigError(f"{path}: `{found}` is no format of pictures; known: {', '.join(known)}")
+    return found
 
 
 class _Block(NamedTuple):
@@ -154,15 +165,15 @@ def figure(plan: DataFlowPlan, schedule: Schedule) -> Figure:
     return drawn
 
 
-def _columns(schedule: Schedule) -> dict[int | str, list[Piece]]:
+def _columns(schedule: Schedule) -> dict[int, list[Piece]]:
     """Core -> its pieces, those of one strategy together, the longest first."""
-    found: dict[int | str, list[Piece]] = {}
+    found: dict[int, list[Piece]] = {}
     for piece in sorted(schedule.pieces, key=lambda p: (STRATEGIES.index(p.strategy), -p.predicted_us)):
-        found.setdefault("any" if piece.core is None else piece.core, []).append(piece)
-    return dict(sorted(found.items(), key=lambda item: (isinstance(item[0], str), item[0])))
+        found.setdefault(piece.core, []).append(piece)
+    return dict(sorted(found.items()))
 
 
-def _blocks(columns: dict[int | str, list[Piece]], waking: float) -> list[_Block]:
+def _blocks(columns: dict[int, list[Piece]], waking: float) -> list[_Block]:
     found = []
     for column, pieces in enumerate(columns.values()):
         bottom = waking

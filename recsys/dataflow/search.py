@@ -10,6 +10,7 @@ random, changing strategies without moving anything. Four times the effort gains
 
 from __future__ import annotations
 
+import heapq
 import math
 import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -49,8 +50,7 @@ MANY = 4
 def search(meter: Meter, cores: int) -> list[Core]:
     """What each of `cores` cores does."""
     target = (meter.bound(cores) - meter.costs.wake_us(cores)) / meter.costs.crowd(cores, meter.batch)
-    idle = [meter.core(())] * cores
-    best = min((_placed(meter, idle, parts) for parts in _starts(meter, cores, target)), key=_worth)
+    best = min((_dealt(meter, cores, parts) for parts in _starts(meter, cores, target)), key=_worth)
     stop = meter.weighed + EFFORT
     best = _improved(meter, best, stop)
     chance = random.Random(0)
@@ -105,6 +105,20 @@ def _bounds(size: int, count: int) -> list[tuple[int, int]]:
     return [(i * size // count, (i + 1) * size // count) for i in range(count)]
 
 
+def _dealt(meter: Meter, cores: int, parts: Iterable[Part]) -> list[Core]:
+    """One part after the other to the core that has least to do so far, each counted as if it were alone there.
+
+    What they take together is asked once for each core: asked after each part, hundreds of them would take seconds.
+    """
+    given: list[list[Part]] = [[] for _ in range(cores)]
+    loads = [(0.0, k) for k in range(cores)]
+    for part in parts:
+        load, k = loads[0]
+        given[k].append(part)
+        heapq.heapreplace(loads, (load + meter.us(part), k))
+    return [meter.fill(own) for own in given]
+
+
 def _placed(meter: Meter, cores: Iterable[Core], parts: Iterable[Part]) -> list[Core]:
     """One part after the other on the core that is then done soonest."""
     cores = list(cores)
@@ -150,7 +164,7 @@ def _improved(meter: Meter, cores: Sequence[Core], stop: int) -> list[Core]:
 
 
 _Pair = tuple[Core, Core]
-_Trades = Callable[[Meter, Core, Core, float], Iterator[_Pair]]
+_Trades = Callable[[Meter, Core, Core, float], Iterator[_Pair | None]]
 
 
 def _eased(meter: Meter, cores: Sequence[Core]) -> dict[int, Core]:
@@ -173,14 +187,14 @@ def _best(meter: Meter, trades: _Trades, giver: Core, taker: Core, stop: int) ->
     goal, even = giver.load * (1 - GAIN), (giver.load + taker.load) / 2 * (1 + EVEN)
     best: _Pair | None = None
     for tried, pair in enumerate(trades(meter, giver, taker, goal)):
-        if last(pair) < goal:
+        if pair is not None and last(pair) < goal:
             best, goal = pair, last(pair)
         if goal <= even or meter.weighed > stop or (best is not None and tried >= TRIES):
             break
     return best
 
 
-def _handed(meter: Meter, giver: Core, taker: Core, goal: float) -> Iterator[_Pair]:
+def _handed(meter: Meter, giver: Core, taker: Core, goal: float) -> Iterator[_Pair | None]:
     """The taker gets a part, or so many of its bags that both end together."""
     for us, part in sorted(zip(giver.times, giver.parts, strict=True), reverse=True):
         rest = meter.core(giver.without(part))
@@ -200,8 +214,8 @@ def _even(part: Part, us: float, giver: Core, taker: Core) -> int:
     return round(part.bags * gap / 2 / us) if us > 0 and math.isfinite(gap) else 0
 
 
-def _swapped(meter: Meter, giver: Core, taker: Core, goal: float) -> Iterator[_Pair]:
-    """A part of the one for a part of the other."""
+def _swapped(meter: Meter, giver: Core, taker: Core, goal: float) -> Iterator[_Pair | None]:
+    """A part of the one for a part of the other; None where that helps not even the giver."""
     given, taken = (sum(map(meter.us, core.parts)) for core in (giver, taker))
     for _, part in sorted(zip(giver.times, giver.parts, strict=True), reverse=True):
         for other in taker.parts:
@@ -209,5 +223,4 @@ def _swapped(meter: Meter, giver: Core, taker: Core, goal: float) -> Iterator[_P
             if part.key == other.key or given - eased >= goal or taken + eased >= goal:
                 continue
             new = meter.put(meter.core(giver.without(part)), other)
-            if new.load < goal:
-                yield new, meter.put(meter.core(taker.without(other)), part)
+            yield (new, meter.put(meter.core(taker.without(other)), part)) if new.load < goal else None

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from recsys.dataflow.workload import Dtype
 from recsys.errors import ConfigError, DataError
-from recsys.machine import available_memory
+from recsys.machine import available_memory, huge_pages
 
 __all__ = ["HUGE_PAGE", "Rows", "Source", "Storage", "allocate", "dequantise", "quantise"]
 
@@ -32,11 +32,24 @@ class Rows:
         data: [rows, stored columns]: float32 or float16 [rows, dim]; for int8, uint8 [rows, dim + 8].
         dim: Columns of the table.
         dtype: How a column is stored.
+
+    Raises:
+        DataError: When `data` is not stored so: kernels are given addresses, and must be able to trust this.
     """
 
     data: Tensor
     dim: int
     dtype: Dtype
+
+    def __post_init__(self) -> None:
+        data, width = self.data, _width(self.dim, self.dtype)
+        if self.dim < 1 or data.dim() != 2 or data.shape[1] != width or data.dtype is not _STORED[self.dtype]:
+            raise DataError(
+                f"rows of {self.dim} columns as {self.dtype} are {_STORED[self.dtype]} [rows, {width}], "
+                f"got {data.dtype} {tuple(data.shape)}"
+            )
+        if width > 1 and data.stride(1) != 1:
+            raise DataError("the columns of a row must lie side by side: pass a row-major tensor")
 
     def read(self) -> Tensor:
         """[rows, dim] float32: exactly what a look-up adds up."""
@@ -60,13 +73,17 @@ class Source:
     @property
     def bytes(self) -> int:
         """Bytes of the stored rows."""
-        width = self.rows.shape[1] + 8 if self.dtype == "int8" else self.rows.shape[1]
-        return self.rows.shape[0] * width * _STORED[self.dtype].itemsize
+        return self.rows.shape[0] * _width(self.rows.shape[1], self.dtype) * _STORED[self.dtype].itemsize
 
     def part(self, at: int, step: int) -> Tensor:
         """[step, dim] of the rows from `at` on, scaled."""
         rows = self.rows[at : at + step].detach()
         return rows if self.scale is None else rows * self.scale[at : at + step].detach()
+
+
+def _width(dim: int, dtype: Dtype) -> int:
+    """Columns of a stored row: an int8 row has its scale and bias as well."""
+    return dim + 8 if dtype == "int8" else dim
 
 
 def quantise(rows: Tensor) -> Tensor:
@@ -115,7 +132,7 @@ def allocate(size: int, huge: bool = True) -> tuple[Tensor, str]:
 
 
 def _advise(memory: mmap.mmap, advice: str) -> str:
-    if not hasattr(mmap, advice):
+    if not hasattr(mmap, advice) or (advice == "MADV_HUGEPAGE" and huge_pages() == "never"):
         return "4 KB: the system has no transparent huge pages"
     try:
         memory.madvise(getattr(mmap, advice))
@@ -130,8 +147,13 @@ class Storage:
     Args:
         tables: What to store, by name. The rows are copied.
 
+    Attributes:
+        tables: The stored rows, by name.
+        pages: What pages they got: `huge`, or why not.
+
     Raises:
         ConfigError: When they do not fit into memory; nothing is allocated then.
+        DataError: When a table holds numbers that cannot be stored as asked for.
     """
 
     def __init__(self, tables: Mapping[str, Source]) -> None:
@@ -144,7 +166,8 @@ class Storage:
             )
         memory, self.pages = allocate(max(end, 1))
         self.tables = {
-            name: _fill(memory[starts[name] : starts[name] + source.bytes], source) for name, source in tables.items()
+            name: _fill(name, memory[starts[name] : starts[name] + source.bytes], source)
+            for name, source in tables.items()
         }
 
     @property
@@ -153,11 +176,13 @@ class Storage:
         return sum(rows.data.numel() * rows.data.element_size() for rows in self.tables.values())
 
 
-def _fill(memory: Tensor, source: Source) -> Rows:
+def _fill(name: str, memory: Tensor, source: Source) -> Rows:
     rows, dim = source.rows.shape
-    stored = memory.view(_STORED[source.dtype]).view(rows, -1) if rows else memory.new_empty(0, dim)
+    stored = memory.view(_STORED[source.dtype]).view(rows, _width(dim, source.dtype))
     step = max(1, _CONVERTED // max(1, dim * 4))
     for at in range(0, rows, step):
         part = source.part(at, step)
         stored[at : at + step] = quantise(part.float()) if source.dtype == "int8" else part
+        if source.dtype == "fp16" and not bool((part.isfinite() == stored[at : at + step].isfinite()).all()):
+            raise DataError(f"table `{name}` holds numbers beyond 65504, the largest of fp16: store it as fp32")
     return Rows(stored, dim, source.dtype)

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol, get_args
 
-from recsys.dataflow.plan import Piece, Rows, Strategy
+from recsys.dataflow.plan import Piece, RowRange, Strategy
 from recsys.dataflow.workload import Workload
 from recsys.errors import ConfigError
 
@@ -55,14 +55,14 @@ class Part(NamedTuple):
     """Some bags of a row range of a look-up, done in one way."""
 
     lookup: int
-    rows: Rows
+    rows: RowRange
     first: int
     """The first bag, where rows are cut: all ranges must have the same shares. Else 0: it is settled at the end."""
     bags: int
     strategy: Strategy = "gather"
 
     @property
-    def key(self) -> tuple[int, Rows, int]:
+    def key(self) -> tuple[int, RowRange, int]:
         """What a core has once at most: more bags of it are added to those that it has."""
         return self[:3]
 
@@ -141,7 +141,7 @@ class Meter:
             )
         return Core(parts, times, load)
 
-    def piece(self, part: Part, first: int, core: int | None = 0, us: float = 0.0) -> Piece:
+    def piece(self, part: Part, first: int, core: int = 0, us: float = 0.0) -> Piece:
         """The part as a piece of a plan, from bag `first` on."""
         return Piece(
             lookup=self.workload.lookups[part.lookup].name,
@@ -186,6 +186,16 @@ class Meter:
         if best.load == math.inf:  # what rested in the cache has no room any more
             best = self.core(other._replace(strategy="gather") for other in best.parts)
         return best
+
+    def fill(self, parts: Iterable[Part]) -> Core:
+        """A core with these and nothing else: all by gather, or each by what is fastest for it alone."""
+        own: dict[tuple[int, RowRange, int], Part] = {}
+        for part in parts:
+            here = own.get(part.key)
+            own[part.key] = part if here is None else here._replace(bags=here.bags + part.bags)
+        gather = [part._replace(strategy="gather") for part in own.values()]
+        alone = [part._replace(strategy=self.alone(part)[0][1]) for part in gather]
+        return min(self.core(gather), self.core(alone), key=lambda core: core.load)
 
     def predicted(self, cores: Sequence[Core]) -> float:
         """µs of the whole plan."""

@@ -30,6 +30,9 @@ Dtype = Literal["fp32", "fp16", "int8"]
 BYTES: dict[Dtype, int] = {"fp32": 4, "fp16": 2, "int8": 1}
 """Bytes of a column; an int8 row has 8 more: its scale and its bias, float32 each."""
 
+MOST = 2**62
+"""Larger numbers than this, of rows or bags, are no numbers of anything and do not fit into 64 bits."""
+
 BATCH_SIZES = (1, 64, 512, 2048, 8192)
 """What is planned and measured where nobody says otherwise."""
 
@@ -53,8 +56,8 @@ class Ids(Config):
     @model_validator(mode="after")
     def _fits(self) -> Self:
         for name, points, least in (("bags", self.bags, 0), ("hot", self.hot, 1), ("unique", self.unique, 1)):
-            if any(n < least or not 0 <= share <= 1 for n, share in points):
-                raise ValueError(f"`{name}` must hold pairs (n, share) with n >= {least} and 0 <= share <= 1")
+            if any(not least <= n <= MOST or not 0 <= share <= 1 for n, share in points):
+                raise ValueError(f"`{name}` must hold pairs (n, share) with 2^62 >= n >= {least} and 0 <= share <= 1")
             if any(a[0] >= b[0] for a, b in pairwise(points)):
                 raise ValueError(f"`{name}` must ascend")
         if abs(sum(share for _, share in self.bags) - 1) > 1e-6:
@@ -76,8 +79,8 @@ class WorkloadTable(Config):
     """A table of `rows` rows of `dim` columns."""
 
     name: str
-    rows: int = Field(ge=1)
-    dim: int = Field(ge=1)
+    rows: int = Field(ge=1, le=MOST)
+    dim: int = Field(ge=1, le=MOST)
     dtype: Dtype = "fp32"
 
     @property
@@ -121,7 +124,7 @@ class Workload(Config):
         for lookup in self.lookups:
             if lookup.table not in tables:
                 raise ValueError(f"look-up `{lookup.name}` reads `{lookup.table}`: {nearest(lookup.table, tables)}")
-        if not self.batch_sizes or min(self.batch_sizes) < 1:
+        if not self.batch_sizes or min(self.batch_sizes) < 1 or max(self.batch_sizes) > MOST:
             raise ValueError(f"`batch_sizes` must hold sizes of 1 or more, got {list(self.batch_sizes)}")
         return self
 

@@ -8,10 +8,12 @@ from typing import Any
 
 import pytest
 
+from recsys.bench.dataflow import rig
 from recsys.cli import app
 from recsys.dataflow.kernels import cpu
 from recsys.dataflow.plan import DataFlowPlan
-from recsys.dataflow.workload import Ids, Workload, WorkloadLookup, WorkloadTable
+from recsys.dataflow.platform import read_cores
+from recsys.dataflow.workload import Dtype, Ids, Workload, WorkloadLookup, WorkloadTable
 from tests.dataflow.test_platform import machine
 
 built = pytest.mark.skipif(cpu.native is None, reason=f"the C++ kernels were not built: {cpu.missing}")
@@ -71,6 +73,7 @@ def test_a_trained_model_is_planned_with_ids_assumed(
         (["plan", "criteo-kaggle", "--cores", "0"], "at least one core"),
         (["plan", "criteo-kaggle", "--batch", "0"], "batches of at least 1"),
         (["plan", "criteo-kaggle", "--platform", "absent.toml"], "no such file"),
+        (["plan", "criteo-kaggle", "--picture", "plan.xyz"], "`xyz` is no format of pictures"),
     ],
 )
 def test_what_cannot_be_planned_is_one_sentence(
@@ -83,6 +86,15 @@ def test_what_cannot_be_planned_is_one_sentence(
     assert message in said
     assert said.count("\n") == 1
     assert not (tmp_path / "plan.json").exists()
+
+
+def test_a_picture_does_not_replace_the_plan(
+    tmp_path: Path, platform: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "plan.png"
+    assert app.main(["plan", "criteo-kaggle", "--platform", str(platform), "--out", str(out)]) == 2
+    assert "the plan and its picture are both to be" in capsys.readouterr().err
+    assert not out.exists()
 
 
 @built
@@ -100,9 +112,39 @@ def test_plans_are_run_and_measured(platform: Path, workload: Path, capsys: pyte
 
 
 @built
+@pytest.mark.skipif(len(read_cores()) < 2, reason="there is one core")
+def test_plans_of_two_cores_are_run_beside_symmetric_ones(
+    platform: Path, workload: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["bench", "dataflow", str(workload), "--platform", str(platform), "--batch", "3000", "--cores", "2"]
+    row = run([*words, "--ids", "uniform"], capsys)["rows"][0]
+    assert row["cores"] == 2
+    assert row["symmetric_us"] <= row["one_core_us"]
+    assert row["ratio_symmetric"] == pytest.approx(row["symmetric_us"] / row["us"], rel=1e-3)
+    assert all(piece["us"] > 0 for piece in row["pieces"])
+
+
+@built
+def test_rows_are_stored_as_the_workload_says() -> None:
+    dtypes: tuple[Dtype, ...] = ("fp32", "fp16", "int8")
+    tables = tuple(WorkloadTable(name=dtype, rows=20_000, dim=5, dtype=dtype) for dtype in dtypes)
+    lookups = tuple(WorkloadLookup(name=name, table=name) for name in dtypes)
+    slots, width = rig(Workload(name="w", tables=tables, lookups=lookups))
+    assert width == 15
+    assert [slot.rows.dtype for slot in slots] == ["fp32", "fp16", "int8"]
+    fp32, *others = (slot.rows.read() for slot in slots)
+    for rows in others:
+        assert 0 < float((rows - fp32).abs().max()) < 0.01
+
+
+@built
 @pytest.mark.parametrize(
     ("options", "message"),
-    [(["--cores", "4096"], "as many as this process has"), (["--cap", "0"], "at least 1 of rows")],
+    [
+        (["--cores", "4096"], "as many as the platform and this process have"),
+        (["--cores", "0"], "as many as the platform and this process have"),
+        (["--cap", "0"], "at least 1 of rows"),
+    ],
 )
 def test_what_cannot_be_run_is_one_sentence(
     options: list[str], message: str, platform: Path, workload: Path, capsys: pytest.CaptureFixture[str]

@@ -13,7 +13,7 @@ from recsys.dataflow.kernels.reference import Slot
 from recsys.dataflow.storage import Source, Storage
 from recsys.dataflow.workload import Dtype
 
-WRONG = (-1, 0, 1 << 31, -(1 << 40), (1 << 63) - 1, -(1 << 63))
+WRONG = (-1, 0, (1 << 31) - 1, -(1 << 31), 1 << 31, (1 << 32) + 1, -(1 << 40), (1 << 63) - 1, -(1 << 63))
 """Ids to be put among the right ones, besides the number of rows; 0 is right."""
 
 

@@ -33,8 +33,7 @@ def us(
     rows: tuple[int, int] | None = None,
     share: tuple[float, float] = (0.0, 1.0),
 ) -> float:
-    core = 0 if strategy == "resident" else None
-    pieces = [Piece(lookup=x.name, strategy=strategy, rows=rows, share=share, core=core) for x in what.lookups]
+    pieces = [Piece(lookup=x.name, strategy=strategy, rows=rows, share=share) for x in what.lookups]
     return sum(CostModel(what, machine()).core_us(pieces, batch))
 
 

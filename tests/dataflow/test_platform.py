@@ -94,6 +94,15 @@ def test_the_fingerprint_tells_machines_apart_and_not_measurements() -> None:
         ({"call_us": -1.0}, "call_us"),
         ({"cals_us": 1.0}, "unknown key `cals_us`: did you mean `call_us`"),
         ({"read_gbs": float("nan")}, "read_gbs"),
+        ({"wake_us": [(1, 5.0)]}, "`wake_us` is of 2 cores or more"),
+        ({"wake_us": [(2, -5.0)]}, "wake_us"),
+        ({"wake_us": [(4, 5.0), (2, 9.0)]}, "sizes must ascend, got"),
+        ({"add_ns": [(0, 5.0)]}, "add_ns"),
+        ({"scatter": [(1 << 20, float("nan"))]}, "scatter"),
+        ({"crowd": [(1 << 20, 0.5)]}, "1 or more"),
+        ({"column_ns": {"fp32": 0.0, "fp16": 0.0}}, "`column_ns` must hold fp32, fp16, int8"),
+        ({"write": machine().model_dump()["write"][1:]}, "each row size with each output"),
+        ({"gather": machine().model_dump()["gather"] * 2}, "each row size with each working set"),
     ],
 )
 def test_a_file_that_cannot_be_is_refused(changes: dict[str, Any], message: str) -> None:

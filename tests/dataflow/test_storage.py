@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recsys.dataflow import storage
-from recsys.dataflow.storage import HUGE_PAGE, Source, Storage, allocate, dequantise, quantise
+from recsys.dataflow.storage import HUGE_PAGE, Rows, Source, Storage, allocate, dequantise, quantise
+from recsys.dataflow.workload import Dtype
 from recsys.errors import ConfigError, DataError
 
 
@@ -70,6 +71,35 @@ def test_int8_needs_finite_rows(bad: float) -> None:
     values = torch.tensor([[1.0, bad, -bad]])
     with pytest.raises(DataError, match="finite"):
         quantise(values)
+
+
+@pytest.mark.parametrize("bad", [1e5, -7e4])
+def test_fp16_refuses_what_it_cannot_hold(bad: float) -> None:
+    with pytest.raises(DataError, match=r"table `t` holds numbers beyond 65504"):
+        Storage({"t": Source(torch.tensor([[1.0, bad]]), "fp16")})
+    kept = Storage({"t": Source(torch.tensor([[float("inf"), 65504.0]]), "fp16")})
+    assert kept.tables["t"].read().tolist() == [[float("inf"), 65504.0]]
+
+
+@pytest.mark.parametrize(
+    ("data", "dim", "dtype", "message"),
+    [
+        (torch.zeros(3, 4), 5, "fp32", r"torch.float32 \[rows, 5\], got torch.float32 \(3, 4\)"),
+        (torch.zeros(3, 4), 4, "fp16", "got torch.float32"),
+        (torch.zeros(3, 4, dtype=torch.uint8), 4, "int8", r"\[rows, 12\]"),
+        (torch.zeros(12), 12, "fp32", r"got torch.float32 \(12,\)"),
+        (torch.zeros(3, 0), 0, "fp32", "rows of 0 columns"),
+        (torch.zeros(4, 3).t(), 4, "fp32", "side by side"),
+    ],
+)
+def test_rows_are_what_they_say(data: torch.Tensor, dim: int, dtype: Dtype, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        Rows(data, dim, dtype)
+
+
+def test_a_system_that_gives_no_huge_pages_is_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(storage, "huge_pages", lambda: "never")
+    assert allocate(100)[1] == "4 KB: the system has no transparent huge pages"
 
 
 def test_no_rows_are_no_trouble() -> None:

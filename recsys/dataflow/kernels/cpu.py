@@ -6,7 +6,7 @@ They are built when recsys is installed. `native` is None where they were not, a
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import torch
 from torch import Tensor
@@ -43,12 +43,14 @@ class CpuKernels:
     Args:
         slots: What to look up.
         isa: The instruction set; by default the best that the processor has.
-        cpus: CPUs to share a batch out among, the cores of a plan; the caller's thread works for the first.
+        cpus: CPUs to share a batch out among, the cores of a plan. Each has a thread; the caller's works for the CPU
+            that it happens to be on.
         schedules: Who looks up what; by default one core does all.
         timed: Keep pieces apart, for `times`; else those that are alike are done together, which is faster.
 
     Raises:
-        ConfigError: Where the kernels were not built, or the processor does not run `isa`.
+        ConfigError: Where the kernels were not built, the processor does not run `isa`, or a schedule or a slot is of
+            what is not there.
     """
 
     def __init__(
@@ -68,16 +70,25 @@ class CpuKernels:
         self.isa = isa
         self._pool = native.Pool(list(cpus)) if len(cpus) > 1 else None
         self._native: Any = native.Executor(isa, [_described(slot) for slot in slots], self._pool)
+        place = {slot.name: k for k, slot in enumerate(slots)}
+        if schedules and len(place) < len(slots):
+            raise ConfigError("a schedule needs look-ups of different names, but two are named alike")
         for schedule in schedules:
-            self._native.add_schedule(schedule.batch, [self._piece(piece) for piece in schedule.pieces], not timed)
+            pieces = [self._piece(piece, place) for piece in schedule.pieces]
+            try:
+                self._native.add_schedule(schedule.batch, pieces, not timed)
+            except ValueError as error:
+                raise ConfigError(f"schedule for {schedule.batch}: {error}: make a new plan") from None
         self._run = self._native.run
         self._features = max((slot.feature for slot in slots), default=-1) + 1
         self._width = max((slot.column + slot.rows.dim for slot in slots), default=0)
 
-    def _piece(self, piece: Piece) -> tuple[int | float, ...]:
-        at = next(k for k, slot in enumerate(self.slots) if slot.name == piece.lookup)
+    def _piece(self, piece: Piece, place: dict[str, int]) -> tuple[int | float, ...]:
+        at = place.get(piece.lookup)
+        if at is None:
+            raise ConfigError(f"a piece of the schedule is of look-up `{piece.lookup}`, which is not here")
         first, last = piece.rows or (0, self.slots[at].rows.data.shape[0])
-        return at, piece.core or 0, _STRATEGIES[piece.strategy], first, last, *piece.share
+        return at, piece.core, _STRATEGIES[piece.strategy], first, last, *piece.share
 
     def look_up(self, ids: JaggedIds, x: Tensor) -> int:
         """Fill the columns of every slot and return how many ids were out of range; these read row 0.
@@ -87,15 +98,22 @@ class CpuKernels:
             x: [B, width] float32 on the CPU, its columns side by side; filled in place.
 
         Raises:
-            DataError: When `x` does not fit.
+            DataError: When `x` does not fit, or offsets or weights do not fit the ids. Offsets are looked at on the
+                way: `x` may then be filled in part.
         """
         arguments, _kept = self._arguments(ids, x)
-        return int(self._run(*arguments))
+        try:
+            return int(self._run(*arguments))
+        except ValueError as error:  # of offsets
+            raise DataError(str(error)) from None
 
-    def times(self, ids: JaggedIds, x: Tensor, pieces: int) -> list[int]:
+    def times(self, ids: JaggedIds, x: Tensor) -> list[int]:
         """Look up as `look_up` does, and return the nanoseconds of each of the schedule's pieces."""
         arguments, _kept = self._arguments(ids, x)
-        return list(self._native.run_timed(pieces, *arguments))
+        try:
+            return list(self._native.run_timed(*arguments))
+        except ValueError as error:
+            raise DataError(str(error)) from None
 
     def _arguments(self, ids: JaggedIds, x: Tensor) -> tuple[tuple[int | bool, ...], tuple[Tensor | None, ...]]:
         """What the kernels are called with, and the tensors that must live until they return."""
@@ -105,10 +123,14 @@ class CpuKernels:
         bags = values.numel() if offsets is None else offsets.numel() - 1
         if (
             x.dtype is not torch.float32
-            or strides[-1] != 1
-            or shape[-1] < self._width
+            or len(shape) != 2
+            or strides[1] != 1
+            or shape[1] < self._width
             or len(ids.features) < self._features
             or bags != len(ids.features) * shape[0]
+            or not (x.is_cpu and values.is_cpu)
+            or (offsets is not None and not offsets.is_cpu)
+            or (weights is not None and (not weights.is_cpu or weights.numel() != values.numel()))
         ):
             _refuse(x, ids, self._width, self._features)
         if offsets is not None and offsets.dtype is not torch.int64:
@@ -118,6 +140,7 @@ class CpuKernels:
         values, offsets, weights = _packed(values), _packed(offsets), _packed(weights)
         arguments = (
             values.data_ptr(),
+            values.numel(),
             values.dtype is torch.int64,
             0 if offsets is None else offsets.data_ptr(),
             0 if weights is None else weights.data_ptr(),
@@ -130,6 +153,11 @@ class CpuKernels:
 
 def _described(slot: Slot) -> tuple[int | bool, ...]:
     data = slot.rows.data
+    if not data.is_cpu or len(data) < 1 or slot.feature < 0 or slot.column < 0:
+        raise ConfigError(
+            f"look-up `{slot.name}`: expected at least 1 row on the CPU, and a feature and a column from 0 on, "
+            f"got {len(data)} rows on {data.device}, feature {slot.feature}, column {slot.column}"
+        )
     return (
         data.data_ptr(),
         data.shape[0],
@@ -149,16 +177,22 @@ def _packed(tensor: Maybe) -> Maybe:
     return tensor if tensor is None or tensor.is_contiguous() else tensor.contiguous()
 
 
-def _refuse(x: Tensor, ids: JaggedIds, width: int, features: int) -> None:
-    if x.dim() != 2 or x.dtype is not torch.float32 or x.device.type != "cpu":
+def _refuse(x: Tensor, ids: JaggedIds, width: int, features: int) -> NoReturn:
+    """Say what does not fit."""
+    values, offsets, weights = ids.values, ids.offsets, ids.weights
+    if x.dim() != 2 or x.dtype is not torch.float32 or not x.is_cpu:
         raise DataError(
             f"expected a float32 buffer [B, width] on the CPU, got {x.dtype} {tuple(x.shape)} on {x.device}"
         )
+    elsewhere = next((one for one in (values, offsets, weights) if one is not None and not one.is_cpu), None)
+    if elsewhere is not None:
+        raise DataError(f"expected ids, offsets and weights on the CPU, got some on {elsewhere.device}")
     if x.stride(1) != 1:
         raise DataError("the buffer's columns must lie side by side: pass a row-major tensor")
     if x.shape[1] < width:
         raise DataError(f"the look-ups fill {width} columns, the buffer has {x.shape[1]}")
     if len(ids.features) < features:
         raise DataError(f"the look-ups read {features} features, the batch has {len(ids.features)}")
-    if x.shape[0] != ids.size:
-        raise DataError(f"the buffer has {x.shape[0]} rows, the batch has {ids.size}")
+    if weights is not None and weights.numel() != values.numel():
+        raise DataError(f"expected a weight for each of the {values.numel()} ids, got {weights.numel()}")
+    raise DataError(f"the buffer has {x.shape[0]} rows, the batch has {ids.size}")

@@ -48,6 +48,7 @@ class FbgemmKernels:
         """Fill the slots' columns of x [B, width] and return how many ids were out of range; these read row 0."""
         if self._module is None:
             return 0
+        ids.check()
         own = JaggedIds.stack(self._names, [ids.feature(slot.feature) for slot in self.slots])
         lengths = own.lengths()
         values = own.values.long()

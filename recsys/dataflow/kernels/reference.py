@@ -46,7 +46,11 @@ def look_up(slots: Sequence[Slot], ids: JaggedIds, x: Tensor) -> int:
         slots: What to look up.
         ids: B bags of every feature.
         x: [B, width] float32, filled in place.
+
+    Raises:
+        DataError: When offsets or weights do not fit the ids.
     """
+    ids.check()
     return sum(_look_up(slot, ids, x) for slot in slots)
 
 

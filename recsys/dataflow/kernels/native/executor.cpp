@@ -4,6 +4,8 @@
 #include <chrono>
 #include <cmath>
 #include <numeric>
+#include <stdexcept>
+#include <string>
 
 namespace recsys {
 namespace {
@@ -11,6 +13,7 @@ namespace {
 constexpr int64_t kTaskBytes = 128 << 10;  // read and written by one claimed task: some 10 µs, so that a stall costs little
 constexpr int64_t kTaskBags = 64;           // of one id, at least: kernels go from look-up to look-up after as many
 constexpr int64_t kTileBytes = 512 << 10;  // of a table that is streamed; a part of a core's own cache
+constexpr size_t kKept = 16 << 20;         // bytes of room for sorting that a thread keeps from batch to batch
 
 int64_t bound(double share, int64_t size) {
   return share >= 1.0 ? size : static_cast<int64_t>(std::floor(share * static_cast<double>(size)));
@@ -43,6 +46,23 @@ double measure_tick_ns() {
   return static_cast<double>(now_ns() - start) / static_cast<double>(std::max<int64_t>(ticks() - first, 1));
 }
 
+// Makes sure that bags [from, to) of each look-up lie within the values. Without a branch, so that it vectorises.
+void check_offsets(const Lookup* lookups, size_t count, const Call& call, int64_t from, int64_t to) {
+  if (!call.offsets || from >= to) return;
+  for (const Lookup* lookup = lookups; lookup < lookups + count; lookup++) {
+    const int64_t* const offsets = call.offsets + lookup->feature * call.size;
+    uint64_t signs = static_cast<uint64_t>(offsets[to]);  // of offsets and lengths; of numbers that are not negative the
+    for (int64_t b = from; b < to; b++) {                 // difference does not overflow
+      const auto first = static_cast<uint64_t>(offsets[b]), last = static_cast<uint64_t>(offsets[b + 1]);
+      signs |= first | (last - first);
+    }
+    if (signs >> 63 || offsets[to] > call.count)
+      throw std::invalid_argument("offsets must ascend from 0 to at most the number of ids, which is " +
+                                  std::to_string(call.count) + "; those of feature " + std::to_string(lookup->feature) +
+                                  " (from 0 on) do not");
+  }
+}
+
 }  // namespace
 
 Executor::Executor(const Isa& isa, const std::vector<Lookup>& lookups, Pool* pool)
@@ -57,12 +77,29 @@ bool Executor::whole(const Piece& piece) const {
   return piece.first == 0 && piece.last == lookups_[piece.lookup].rows.count && piece.strategy != Strategy::stream;
 }
 
+void Executor::check(const Piece& piece) const {
+  const int lanes = pool_ ? pool_->lanes() : 1;
+  if (piece.lookup < 0 || piece.lookup >= static_cast<int64_t>(lookups_.size()))
+    throw std::invalid_argument("a piece is of look-up " + std::to_string(piece.lookup) + " of " +
+                                std::to_string(lookups_.size()));
+  if (piece.lane < 0 || piece.lane >= lanes)
+    throw std::invalid_argument("a piece is on core " + std::to_string(piece.lane) + " of " + std::to_string(lanes) +
+                                " (from 0 on)");
+  const int64_t rows = lookups_[piece.lookup].rows.count;
+  if (piece.first < 0 || piece.first >= piece.last || piece.last > rows)
+    throw std::invalid_argument("a piece is of rows " + std::to_string(piece.first) + " to " + std::to_string(piece.last) +
+                                " of " + std::to_string(rows));
+  if (!(piece.from >= 0 && piece.from < piece.to && piece.to <= 1))
+    throw std::invalid_argument("a piece is of bags " + std::to_string(piece.from) + " to " + std::to_string(piece.to) +
+                                ", as shares of the batch");
+}
+
 Executor::Part Executor::part(const Piece& piece, int64_t place) const {
   const Rows& rows = lookups_[piece.lookup].rows;
   Part part{{lookups_[piece.lookup]}, piece.strategy, piece.lane, place, piece.first, piece.last, piece.from, piece.to, -1, {}, {}};
   for (int k = 0; k < 8; k++) {
     const Form form{(k & 4) != 0, (k & 2) != 0, (k & 1) != 0};
-    const bool vector = piece.strategy == Strategy::vector && rows.count <= INT32_MAX;
+    const bool vector = piece.strategy == Strategy::vector && rows.count <= INT32_MAX && rows.stride == 4;
     part.kernels[k] = vector ? isa_.vector(rows.dtype, rows.dim, form) : nullptr;
     if (!part.kernels[k]) part.kernels[k] = isa_.gather(rows.dtype, rows.dim, form);
   }
@@ -75,7 +112,8 @@ void Executor::add_schedule(int64_t size, const std::vector<Piece>& pieces, bool
   std::vector<int64_t> order(pieces.size());
   std::iota(order.begin(), order.end(), 0);
   std::stable_sort(order.begin(), order.end(), [&](int64_t a, int64_t b) { return pieces[a].lane < pieces[b].lane; });
-  Schedule schedule{size, {}};
+  for (const Piece& piece : pieces) check(piece);
+  Schedule schedule{size, static_cast<int64_t>(pieces.size()), {}};
   std::vector<Piece> split;  // the first part of each of the sums
   for (const int64_t place : order) {
     const Piece& piece = pieces[place];
@@ -112,7 +150,7 @@ struct Executor::Shared : Job {
     float* out;  // of a part whose sums are partial, but the first of them
   };
 
-  Shared(const Schedule& schedule, const Call& call, Form form, int64_t* times)
+  Shared(const Schedule& schedule, const Call& call, Form form, std::vector<int64_t>* times)
       : schedule(schedule), call(call), form(form), times(times) {}
 
   // The tasks of each lane, bags of many ids look-up by look-up, as kernels like them best; returns where those of each end.
@@ -123,7 +161,7 @@ struct Executor::Shared : Job {
     for (size_t k = 0; k < left.size(); k++) left[k] = schedule.shares[k];
     for (const Part& part : schedule.parts) {
       add(part);
-      ends[std::min<int64_t>(part.lane, lanes - 1)] = static_cast<int64_t>(tasks.size());
+      ends[lanes == 1 ? 0 : part.lane] = static_cast<int64_t>(tasks.size());
     }
     for (int lane = 1; lane < lanes; lane++) ends[lane] = std::max(ends[lane], ends[lane - 1]);
     if (blocks())
@@ -151,11 +189,21 @@ struct Executor::Shared : Job {
       const int64_t least = form.jagged ? 1 : kTaskBags;
       const int64_t most = std::max<int64_t>(bags / least, 1);
       const int64_t parts = blocks() ? most : std::clamp<int64_t>(total / kTaskBytes, 1, most);
-      for (int64_t k = 0; k < parts; k++) {
-        const int64_t begin = from + bags * k / parts, end = from + bags * (k + 1) / parts;
+      int64_t begin = from;
+      for (int64_t k = 1; k <= parts; k++) {
+        const int64_t end = k == parts ? to : std::max(begin, cut(part.lookups[last - 1], from, to, k, parts));
         if (begin < end) tasks.push_back({&part, first, last - first, begin, end, nullptr});
+        begin = end;
       }
     }
+  }
+
+  // The bag at which the k-th of some equal parts ends: equal in ids, of which one bag may hold as many as all others.
+  int64_t cut(const Lookup& lookup, int64_t from, int64_t to, int64_t k, int64_t parts) const {
+    if (!form.jagged) return from + (to - from) * k / parts;
+    const int64_t* const offsets = call.offsets + lookup.feature * call.size;
+    const int64_t least = offsets[from] + (offsets[to] - offsets[from]) / parts * k;
+    return std::lower_bound(offsets + from, offsets + to, least) - offsets;
   }
 
   // One id a bag needs no sums: each bag is filled by the part that has its row.
@@ -182,6 +230,7 @@ struct Executor::Shared : Job {
   void task(int64_t k) override {
     const Task& task = tasks[k];
     const Part& part = *task.part;
+    check_offsets(&part.lookups[task.first], task.count, call, task.from, task.to);
     const int64_t start = times ? ticks() : 0;
     const int64_t found = part.strategy == Strategy::stream
                               ? stream(task)
@@ -193,9 +242,11 @@ struct Executor::Shared : Job {
 
   // Called when all tasks are done.
   void add_times() const {
+    if (!times) return;
     static const double tick_ns = measure_tick_ns();
+    times->assign(schedule.pieces, 0);
     for (size_t k = 0; k < spent.size(); k++)
-      times[tasks[k].part->piece] += std::llround(static_cast<double>(spent[k]) * tick_ns);
+      (*times)[tasks[k].part->piece] += std::llround(static_cast<double>(spent[k]) * tick_ns);
   }
 
   int64_t stream(const Task& task) {
@@ -214,6 +265,7 @@ struct Executor::Shared : Job {
     range.entries = entries.data();
     range.ends = ends.data();
     const int64_t found = part.streamers[form.wide](lookup, call, range);
+    if (entries.capacity() * sizeof(Entry) > kKept) std::vector<Entry>().swap(entries);
     if (part.sums >= 0 && pooled() && left[part.sums].fetch_sub(1) == 1) add_up(task);
     return found;
   }
@@ -233,7 +285,7 @@ struct Executor::Shared : Job {
   const Schedule& schedule;
   const Call& call;
   const Form form;
-  int64_t* const times;
+  std::vector<int64_t>* const times;
   std::vector<Task> tasks;
   std::vector<int64_t> spent;  // ticks, by task
   std::vector<std::vector<std::unique_ptr<float[]>>> partial;  // by sums, by part
@@ -246,7 +298,7 @@ const Executor::Schedule& Executor::schedule(int64_t size) const {
   return fits == schedules_.end() ? schedules_.back() : *fits;
 }
 
-int64_t Executor::run(const Call& call, Form form, int64_t* times) const {
+int64_t Executor::run(const Call& call, Form form, std::vector<int64_t>* times) const {
   const Schedule& found = schedule(call.size);
   const auto streams = [](const Part& part) { return part.strategy == Strategy::stream; };
   if (pool_ && !found.parts.empty() && found.parts.back().lane > 0) {
@@ -264,9 +316,11 @@ int64_t Executor::run(const Call& call, Form form, int64_t* times) const {
     return job.unknown.load();
   }
   int64_t unknown = 0;
-  for (const Part& part : found.parts)
-    unknown += part.kernels[index(form)](part.lookups.data(), static_cast<int64_t>(part.lookups.size()), call,
-                                         bound(part.from, call.size), bound(part.to, call.size));
+  for (const Part& part : found.parts) {
+    const int64_t from = bound(part.from, call.size), to = bound(part.to, call.size);
+    check_offsets(part.lookups.data(), part.lookups.size(), call, from, to);
+    unknown += part.kernels[index(form)](part.lookups.data(), static_cast<int64_t>(part.lookups.size()), call, from, to);
+  }
   return unknown;
 }
 

@@ -25,12 +25,13 @@ class Executor {
   Executor(const Isa& isa, const std::vector<Lookup>& lookups, Pool* pool);
 
   // Pieces that cover every look-up once, for batches of up to `size`; the last one also serves larger ones. Pieces that
-  // are alike are joined, unless each is to be timed.
+  // are alike are joined, unless each is to be timed. Throws std::invalid_argument for a piece of rows, look-ups or lanes
+  // that there are not.
   void add_schedule(int64_t size, const std::vector<Piece>& pieces, bool join);
 
-  // Fills the look-ups' columns and returns how many ids were out of range. With `times`, one for each piece of the
-  // schedule, it adds the nanoseconds that each took.
-  int64_t run(const Call& call, Form form, int64_t* times = nullptr) const;
+  // Fills the look-ups' columns and returns how many ids were out of range. `times` becomes the nanoseconds that each of
+  // the schedule's pieces took. Throws std::invalid_argument for offsets that do not ascend within the values.
+  int64_t run(const Call& call, Form form, std::vector<int64_t>* times = nullptr) const;
 
  private:
   // What one core does in one go: look-ups of one kind, or, with a range of rows, a single one.
@@ -46,12 +47,13 @@ class Executor {
     Streamer streamers[2];  // by width of the ids
   };
   struct Schedule {
-    int64_t size = 0;
+    int64_t size = 0, pieces = 0;
     std::vector<Part> parts;          // ascending by lane
     std::vector<int64_t> shares = {};  // how many parts make up each of the sums
   };
   struct Shared;
 
+  void check(const Piece& piece) const;
   Part part(const Piece& piece, int64_t place) const;
   bool whole(const Piece& piece) const;
   const Schedule& schedule(int64_t size) const;

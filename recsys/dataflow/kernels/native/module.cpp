@@ -47,8 +47,10 @@ std::vector<Piece> unpack(const std::vector<PieceArgs>& args) {
   return pieces;
 }
 
-Call pack(uintptr_t values, uintptr_t offsets, uintptr_t weights, int64_t size, uintptr_t out, int64_t out_stride) {
+Call pack(uintptr_t values, int64_t count, uintptr_t offsets, uintptr_t weights, int64_t size, uintptr_t out,
+          int64_t out_stride) {
   return {reinterpret_cast<const void*>(values),
+          count,
           reinterpret_cast<const int64_t*>(offsets),
           reinterpret_cast<const float*>(weights),
           size,
@@ -56,17 +58,17 @@ Call pack(uintptr_t values, uintptr_t offsets, uintptr_t weights, int64_t size, 
           out_stride};
 }
 
-int64_t run(const Executor& executor, uintptr_t values, bool wide, uintptr_t offsets, uintptr_t weights, int64_t size,
-            uintptr_t out, int64_t out_stride) {
-  return executor.run(pack(values, offsets, weights, size, out, out_stride), {wide, offsets != 0, weights != 0});
+int64_t run(const Executor& executor, uintptr_t values, int64_t count, bool wide, uintptr_t offsets, uintptr_t weights,
+            int64_t size, uintptr_t out, int64_t out_stride) {
+  return executor.run(pack(values, count, offsets, weights, size, out, out_stride), {wide, offsets != 0, weights != 0});
 }
 
-std::vector<int64_t> run_timed(const Executor& executor, size_t pieces, uintptr_t values, bool wide, uintptr_t offsets,
+std::vector<int64_t> run_timed(const Executor& executor, uintptr_t values, int64_t count, bool wide, uintptr_t offsets,
                                uintptr_t weights, int64_t size, uintptr_t out, int64_t out_stride) {
-  std::vector<int64_t> times(pieces);
+  std::vector<int64_t> times;
   {
     nb::gil_scoped_release release;
-    executor.run(pack(values, offsets, weights, size, out, out_stride), {wide, offsets != 0, weights != 0}, times.data());
+    executor.run(pack(values, count, offsets, weights, size, out, out_stride), {wide, offsets != 0, weights != 0}, &times);
   }
   return times;
 }
@@ -76,7 +78,7 @@ std::vector<int64_t> run_timed(const Executor& executor, size_t pieces, uintptr_
 NB_MODULE(_native, m) {
   m.attr("__doc__") = "The look-up kernels; recsys.dataflow.kernels.cpu is their door.";
   m.def("isas", names, "Instruction sets that this build has and this processor runs, the best first.");
-  nb::class_<Pool>(m, "Pool").def(nb::init<std::vector<int>>(), nb::arg("cpus")).def_prop_ro("lanes", &Pool::lanes);
+  nb::class_<Pool>(m, "Pool").def(nb::init<std::vector<int>>(), nb::arg("cpus"));
   nb::class_<Executor>(m, "Executor")
       .def(
           "__init__",

@@ -12,11 +12,10 @@ namespace {
 
 // Finds the row within the range; an id that the table does not have is row 0.
 template <class Id>
-inline bool ours(const Lookup& lookup, const Range& range, Id id, uint32_t& row, int64_t& unknown) {
+inline bool ours(const Lookup& lookup, const Range& range, Id id, int64_t& row, int64_t& unknown) {
   const bool known = static_cast<uint64_t>(static_cast<int64_t>(id)) < static_cast<uint64_t>(lookup.rows.count);
-  const int64_t at = (known ? static_cast<int64_t>(id) : 0) - range.first;
-  row = static_cast<uint32_t>(at);
-  const bool in = static_cast<uint64_t>(at) < static_cast<uint64_t>(range.last - range.first);
+  row = (known ? static_cast<int64_t>(id) : 0) - range.first;
+  const bool in = static_cast<uint64_t>(row) < static_cast<uint64_t>(range.last - range.first);
   unknown += in && !known;
   return in;
 }
@@ -35,8 +34,8 @@ void for_each_id(const Lookup& lookup, const Call& call, const Range& range, Eac
 // Sorts by tile, stably: counts, sums them up, and places. Tile t is then entries[ends[t - 1] .. ends[t]).
 template <class Id>
 int64_t sort(const Lookup& lookup, const Call& call, const Range& range, int64_t tiles) {
-  int64_t unknown = 0, again = 0;
-  uint32_t row;
+  int64_t unknown = 0, again = 0, row;
+  const int64_t within = (1ll << range.tile) - 1;
   uint32_t* const ends = range.ends;
   for (int64_t t = 0; t <= tiles; t++) ends[t] = 0;
   for_each_id<Id>(lookup, call, range, [&](Id id, int64_t, int64_t) {
@@ -45,7 +44,8 @@ int64_t sort(const Lookup& lookup, const Call& call, const Range& range, int64_t
   for (int64_t t = 0; t < tiles; t++) ends[t + 1] += ends[t];
   for_each_id<Id>(lookup, call, range, [&](Id id, int64_t b, int64_t i) {
     if (ours(lookup, range, id, row, again))
-      range.entries[ends[row >> range.tile]++] = {row, static_cast<uint32_t>(b), call.weights ? call.weights[i] : 1.0f};
+      range.entries[ends[row >> range.tile]++] = {static_cast<uint32_t>(row & within), static_cast<uint32_t>(b),
+                                                  call.weights ? call.weights[i] : 1.0f};
   });
   return unknown;
 }
@@ -89,12 +89,13 @@ int64_t serve(const Lookup& lookup, const Call& call, const Range& range) {
   uint32_t k = 0;
   for (int64_t t = 0; t < tiles; t++) {
     const int64_t begin = t << range.tile, rows = range.last - range.first - begin;
-    fetch(first + begin * stride, (rows >> range.tile ? 1ll << range.tile : rows) * stride, range.ends[t] - k, stride);
+    const char* const tile = first + begin * stride;
+    fetch(tile, (rows >> range.tile ? 1ll << range.tile : rows) * stride, range.ends[t] - k, stride);
     for (; k < range.ends[t]; k++) {
       const Entry entry = range.entries[k];
       float* const out = range.out + entry.bag * range.out_stride;
       if (!range.whole) zero(out, dim);
-      add<Row, kWidth>(first + entry.row * stride, dim, entry.weight, out);
+      add<Row, kWidth>(tile + entry.row * stride, dim, entry.weight, out);
     }
   }
   if (lookup.mean && call.offsets)

@@ -26,6 +26,7 @@ struct Lookup {
 // holds values[offsets[k] .. offsets[k + 1]), or values[k] without offsets.
 struct Call {
   const void* values;      // int32 or int64, as the kernel says
+  int64_t count;           // of the values
   const int64_t* offsets;  // null: one id a bag
   const float* weights;    // null: all 1
   int64_t size;            // bags of a feature
@@ -46,7 +47,7 @@ struct Form {
 
 // An id of a range of rows, ready to be looked up.
 struct Entry {
-  uint32_t row;  // from the range's first
+  uint32_t row;  // from the tile's first
   uint32_t bag;
   float weight;
 };
