@@ -6,7 +6,6 @@ namespace {
 
 constexpr int64_t kBlock = 64;    // bags of one id whose output stays in the cache while every look-up writes its columns
 constexpr int64_t kPast = 8 << 20;  // bytes of an output that is written past the caches, which it would only sweep
-constexpr int64_t kAhead = 32;    // ids of bags
 constexpr int64_t kIdsAhead = 2;  // look-ups whose ids are fetched meanwhile
 constexpr int64_t kOutAhead = 8;  // bags of one id
 constexpr int64_t kSumAhead = 2;  // bags of many
@@ -113,7 +112,8 @@ struct Block {
 };
 
 // One id a bag. Tried without gain: all look-ups of one bag after the other (small tables crowd the misses of big ones out of
-// the processor's window); writing past the caches what they would hold (faster by itself, but then the network waits).
+// the processor's window); writing past the caches what they would hold (faster by itself, but then the network waits);
+// fetching rows of large tables only, a block ahead and evenly in the time of the small ones (a third slower).
 template <class Row, class Id, int W, int N, bool past>
 int64_t one_id_blocks(const Lookup* lookups, int64_t count, const Call& call, int64_t from, int64_t to) {
   constexpr int bytes = N > 0 ? kBytes<Row, W, N> : 0;
@@ -160,6 +160,52 @@ int64_t one_id(const Lookup* lookups, int64_t count, const Call& call, int64_t f
   return unknown;
 }
 
+// Ids of bags that are fetched ahead: so many that their rows are 2 KB, as a core waits for few lines at once, and 8 at least.
+template <int bytes>
+constexpr int64_t kAhead = bytes > 256 ? 8 : bytes < 64 ? 32 : 2048 / bytes;
+
+// Fetches rows of the look-ups that follow while the last ids of one are summed: kAhead of them, over as many look-ups as it
+// takes, for one may hold few ids.
+template <int bytes, class Id>
+class Ahead {
+ public:
+  // `at`: the byte of a row at which what is summed begins.
+  Ahead(const Lookup* lookups, int64_t count, const Call& call, int64_t from, int64_t to, int64_t at)
+      : lookup_(lookups), end_(lookups + count), call_(call), from_(from), to_(to), at_(at) {
+    for (int64_t i = 0; i < kAhead<bytes>; i++) next();
+  }
+
+  void next() {
+    if (id_ < last_ || enter()) fetch<bytes>(rows_, *id_++, at_);
+  }
+
+  // This look-up is about to be summed, and fetches its own from there on.
+  void leave(const Lookup* lookup) {
+    if (lookup_ == lookup + 1) id_ = last_;
+  }
+
+ private:
+  // Goes to the next look-up that has ids. Rare, and kept out of loops that need all registers.
+  __attribute__((noinline)) bool enter() {
+    for (; id_ == last_ && lookup_ < end_; lookup_++) {
+      const int64_t bag = lookup_->feature * call_.size;
+      const auto* values = static_cast<const Id*>(call_.values);
+      rows_ = lookup_->rows;
+      id_ = values + (call_.offsets ? call_.offsets[bag + from_] : bag + from_);
+      last_ = values + (call_.offsets ? call_.offsets[bag + to_] : bag + to_);
+    }
+    return id_ < last_;
+  }
+
+  const Lookup* lookup_;
+  const Lookup* const end_;
+  const Call& call_;
+  const int64_t from_, to_, at_;
+  Rows rows_{};
+  const Id* id_ = nullptr;
+  const Id* last_ = nullptr;
+};
+
 // The bags of a look-up: `ids` up to `end`, of which [begin, begin + width) of the columns are summed.
 template <class Id>
 struct Bags {
@@ -170,33 +216,67 @@ struct Bags {
   int32_t begin, width;
 };
 
-// One bag's sum. Tried without gain: a few bags at a time of every look-up, so that the output is written in order; what
-// is fetched ahead then is of a look-up that is soon left.
-template <class Row, bool weighted, int W, int N, class Id>
-inline void pool(const Bags<Id>& bags, int64_t first, int64_t last, float* out, int64_t& unknown) {
+// Some rows of a bag, added to its sum. Several at once, where the sum does not fit into registers: it is then loaded and
+// stored once for all of them.
+template <class Row, bool weighted, int W, int N, int count, bool own, class Id>
+inline void add(const Bags<Id>& bags, int64_t i, Floats<W> (&sum)[N], float& bias, int64_t& unknown) {
   const Rows rows = bags.lookup.rows;
   const Columns<W, N> columns{bags.width};
   const auto at = bags.begin * static_cast<int64_t>(sizeof(typename Row::Column));
-  Floats<W> sum[N] = {};
-  float bias = 0.0f;
-  for (int64_t i = first; i < last; i++) {
-    fetch<kBytes<Row, W, N>>(rows, bags.ids[i + kAhead < bags.end ? i + kAhead : bags.end - 1], at);
-    const char* row = known_row(rows, bags.ids[i], unknown);
-    float weight = weighted ? bags.weights[i] : 1.0f;
+  constexpr int bytes = kBytes<Row, W, N>;
+  const char* row[count];
+  float weight[count];
+  if constexpr (own)
+    for (int r = 0; r < count; r++) fetch<bytes>(rows, bags.ids[i + kAhead<bytes> + r], at);
+  RECSYS_UNROLL
+  for (int r = 0; r < count; r++) {
+    row[r] = known_row(rows, bags.ids[i + r], unknown);
+    weight[r] = weighted ? bags.weights[i + r] : 1.0f;
     if constexpr (Row::scaled) {
-      const auto [scale, low] = header<Row>(row, rows.dim);
-      bias += weight * low;
-      weight *= scale;
-    }
-    RECSYS_UNROLL
-    for (int v = 0; v < N; v++) {
-      const Floats<W> x = Row::template load<W>(row + at + columns.at(v) * sizeof(typename Row::Column));
-      if constexpr (weighted || Row::scaled)
-        sum[v] += x * weight;
-      else
-        sum[v] += x;
+      const auto [scale, low] = header<Row>(row[r], rows.dim);
+      bias += weight[r] * low;
+      weight[r] *= scale;
     }
   }
+  const auto add_vector = [&](int v) {
+    Floats<W> found = sum[v];
+    RECSYS_UNROLL
+    for (int r = 0; r < count; r++) {
+      const Floats<W> x = Row::template load<W>(row[r] + at + columns.at(v) * sizeof(typename Row::Column));
+      if constexpr (weighted || Row::scaled)
+        found += x * weight[r];
+      else
+        found += x;
+    }
+    sum[v] = found;
+  };
+  RECSYS_UNROLL
+  for (int v = 0; v < N; v++) add_vector(v);
+}
+
+// One bag's sum. Tried without gain: a few bags at a time of every look-up, so that the output is written in order; what
+// is fetched ahead then is of a look-up that is soon left.
+template <class Row, bool weighted, int W, int N, class Id>
+inline void pool(const Bags<Id>& bags, Ahead<kBytes<Row, W, N>, Id>& ahead, int64_t first, int64_t last, float* out,
+                 int64_t& unknown) {
+  constexpr int several = N > kRegisters ? 4 : 1;
+  const Columns<W, N> columns{bags.width};
+  Floats<W> sum[N] = {};
+  float bias = 0.0f;
+  int64_t i = first;
+  const int64_t far = bags.end - kAhead<kBytes<Row, W, N>>, near = last < far ? last : far;
+  for (; i + several <= near; i += several) add<Row, weighted, W, N, several, true>(bags, i, sum, bias, unknown);
+  if constexpr (several > 1)
+    for (; i < near; i++) add<Row, weighted, W, N, 1, true>(bags, i, sum, bias, unknown);
+  for (; i + several <= last; i += several) {
+    for (int r = 0; r < several; r++) ahead.next();
+    add<Row, weighted, W, N, several, false>(bags, i, sum, bias, unknown);
+  }
+  if constexpr (several > 1)
+    for (; i < last; i++) {
+      ahead.next();
+      add<Row, weighted, W, N, 1, false>(bags, i, sum, bias, unknown);
+    }
   const float share = bags.lookup.mean && last - first > 1 ? 1.0f / static_cast<float>(last - first) : 1.0f;
   if (Row::scaled || share != 1.0f) {
     RECSYS_UNROLL
@@ -208,17 +288,17 @@ inline void pool(const Bags<Id>& bags, int64_t first, int64_t last, float* out, 
 
 // Every bag of a look-up from `from` to `to`, or these columns of it.
 template <class Row, class Id, bool weighted, int W, int N>
-int64_t pooled_columns(const Lookup& lookup, const Call& call, int64_t from, int64_t to, int32_t begin, int32_t width) {
+int64_t pooled_columns(const Lookup& lookup, const Call& call, Ahead<kBytes<Row, W, N>, Id>& ahead, int64_t from, int64_t to,
+                       int32_t begin, int32_t width) {
   const int64_t bag = lookup.feature * call.size;
   const auto start = [&](int64_t b) { return call.offsets ? call.offsets[bag + b] : bag + b; };
   const Bags<Id> bags{lookup, static_cast<const Id*>(call.values), call.weights, start(to), begin, width};
   float* out = call.out + from * call.out_stride + lookup.column;
   int64_t unknown = 0;
-  for (int64_t i = start(from); i < bags.end && i < start(from) + kAhead; i++)
-    fetch<kBytes<Row, W, N>>(lookup.rows, bags.ids[i], begin * static_cast<int64_t>(sizeof(typename Row::Column)));
+  ahead.leave(&lookup);
   for (int64_t b = from; b < to; b++, out += call.out_stride) {
     fetch_out<N * W>(out + begin, call.out_stride, kSumAhead);
-    pool<Row, weighted, W, N>(bags, start(b), start(b + 1), out, unknown);
+    pool<Row, weighted, W, N>(bags, ahead, start(b), start(b + 1), out, unknown);
   }
   return unknown;
 }
@@ -230,17 +310,18 @@ int64_t pooled(const Lookup* lookups, int64_t count, const Call& call, int64_t f
   if (from >= to) return 0;
   for (int64_t k = 1; k < count && call.offsets; k++)
     __builtin_prefetch(call.offsets + lookups[k].feature * call.size + from, 0, 2);
-  for (const Lookup* lookup = lookups; lookup < lookups + count; lookup++) {
-    if (call.offsets && lookup + 1 < lookups + count)
-      __builtin_prefetch(static_cast<const Id*>(call.values) + call.offsets[lookup[1].feature * call.size + from], 0, 2);
-    const int32_t dim = lookup->rows.dim;
-    if constexpr (N > 0) {
-      unknown += pooled_columns<Row, Id, weighted, W, N>(*lookup, call, from, to, 0, dim);
-    } else {  // wider than the accumulators: full passes, the last one ending with the row; one of them counts
-      constexpr int32_t pass = W * kVectors;
+  if constexpr (N > 0) {
+    Ahead<kBytes<Row, W, N>, Id> ahead(lookups, count, call, from, to, 0);
+    for (const Lookup* lookup = lookups; lookup < lookups + count; lookup++)
+      unknown += pooled_columns<Row, Id, weighted, W, N>(*lookup, call, ahead, from, to, 0, lookup->rows.dim);
+  } else {  // wider than the accumulators: full passes, the last one ending with the row; one of them counts
+    constexpr int32_t pass = W * kVectors;
+    for (const Lookup* lookup = lookups; lookup < lookups + count; lookup++) {
+      const int32_t dim = lookup->rows.dim;
       for (int32_t begin = 0; begin < dim; begin += pass) {
         const int32_t at = begin + pass <= dim ? begin : dim - pass;
-        const int64_t found = pooled_columns<Row, Id, weighted, W, kVectors>(*lookup, call, from, to, at, pass);
+        Ahead<kBytes<Row, W, kVectors>, Id> ahead(lookup, 1, call, from, to, at * static_cast<int64_t>(sizeof(typename Row::Column)));
+        const int64_t found = pooled_columns<Row, Id, weighted, W, kVectors>(*lookup, call, ahead, from, to, at, pass);
         if (!begin) unknown += found;
       }
     }

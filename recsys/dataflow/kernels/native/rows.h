@@ -25,7 +25,8 @@ constexpr int kWidth = 8;
 #else
 constexpr int kWidth = 4;
 #endif
-constexpr int kVectors = kWidth == 16 ? 16 : 8;  // accumulators of one pass, half of all registers; wider rows take several passes
+constexpr int kVectors = 16;  // of one pass; wider rows take several passes
+constexpr int kRegisters = kWidth == 16 ? 16 : 8;  // vectors that a sum keeps in registers, half of all
 
 template <class T, int W>
 struct VectorOf {
