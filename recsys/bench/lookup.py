@@ -31,10 +31,10 @@ from recsys.errors import ConfigError
 
 __all__ = ["IDS", "WORKLOADS", "Case", "Distribution", "measure"]
 
-Distribution = Literal["zipf", "uniform", "equal"]
+Distribution = Literal["zipf", "uniform", "equal", "trace"]
 Kind = Literal["stock", "tuned"]
 Row = dict[str, Any]
-IDS: tuple[Distribution, ...] = ("zipf", "uniform", "equal")
+IDS: tuple[Distribution, ...] = ("zipf", "uniform", "equal", "trace")
 KINDS: tuple[Kind, ...] = ("stock", "tuned")
 
 

@@ -71,7 +71,7 @@ def train(rows: int = 10_000, rounds: int = 3, only: tuple[str, ...] = ()) -> Re
 def lookup(
     only: tuple[str, ...] = (),
     batch: tuple[int, ...] = (),
-    ids: tuple[Literal["zipf", "uniform", "equal"], ...] = ("zipf", "uniform", "equal"),
+    ids: tuple[Literal["zipf", "uniform", "equal", "trace"], ...] = ("zipf", "uniform", "equal", "trace"),
     seconds: float = 1.0,
 ) -> Result:
     """Measure how long the look-ups of whole workloads take, beside their peers.
@@ -79,7 +79,7 @@ def lookup(
     Args:
         only: The workloads to measure, such as `w1-d16`; by default all.
         batch: Batch sizes; by default those of each workload.
-        ids: How ids fall on the rows; `equal` is the extreme case, all ids the same.
+        ids: How ids fall on the rows; `equal` is the extreme case, all ids the same, and `trace` is from production.
         seconds: About how long is measured for each batch size and class of peers.
     """
     from recsys.bench.lookup import measure

@@ -22,7 +22,7 @@ def dataflow(
         "uniform-200",
     ),
     batch: tuple[int, ...] = (),
-    ids: tuple[Literal["as it is", "zipf", "uniform", "equal"], ...] = ("as it is", "equal"),
+    ids: tuple[Literal["as it is", "zipf", "uniform", "equal", "trace"], ...] = ("as it is", "equal"),
     cores: int | None = None,
     cap: int = 400_000,
     platform: str | None = None,
@@ -35,7 +35,7 @@ def dataflow(
     Args:
         workload: Published workloads, or TOML files.
         batch: Batch sizes; by default those of each workload.
-        ids: How ids fall on the rows; `equal` is the extreme case, all ids the same.
+        ids: How ids fall on the rows; `equal` is the extreme case, all ids the same, and `trace` is from production.
         cores: How many to plan for; by default all.
         cap: Cut tables to at most so many rows.
         platform: A platform file; by default what `recsys profile` has measured.

@@ -20,7 +20,7 @@ from recsys.bench.lookup_peers import DTYPES, Contender, peers, recycled
 from recsys.bench.lookup_rig import Rig, Turns, bound_us, rotations
 from recsys.cli import app
 from recsys.dataflow import platform
-from recsys.dataflow.ids import batch
+from recsys.dataflow.ids import batch, hottest, scatter
 from recsys.dataflow.kernels.cpu import native
 from recsys.dataflow.platform import Platform
 from recsys.dataflow.workload import Ids, Workload, WorkloadLookup, WorkloadTable
@@ -68,19 +68,20 @@ def made(bags: tuple[tuple[int, float], ...]) -> Workload:
 @needs_kernels
 def test_everybody_is_measured_and_the_ratios_are_to_the_best(capsys: pytest.CaptureFixture[str]) -> None:
     threads = torch.get_num_threads()
-    assert app.main(["bench", "lookup", "--ids", "zipf", "equal", "--seconds", "0.01"]) == 0
+    assert app.main(["bench", "lookup", "--ids", "zipf", "trace", "equal", "--seconds", "0.01"]) == 0
     assert torch.get_num_threads() == threads
     *people, last = capsys.readouterr().out.splitlines()
     found, text = json.loads(last), "\n".join(people)
     assert found["bench"] == "lookup"
     assert set(found["workloads"]) == set(TINY)
+    ways = ("zipf", "trace", "equal")
     cells = {(row["workload"], row["ids"], row["batch"]) for row in found["rows"]}
-    assert cells == {(name, ids, size) for name in TINY for ids in ("zipf", "equal") for size in TINY[name].batches}
+    assert cells == {(name, ids, size) for name in TINY for ids in ways for size in TINY[name].batches}
     for row in found["rows"]:
         told(row, text)
     pairs = [row for row in found["rows"] if row["threads"] == 2]
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
-    assert len(pairs) == (4 if cores > 1 else 0)  # a batch of one is not shared out
+    assert len(pairs) == (6 if cores > 1 else 0)  # a batch of one is not shared out
 
 
 def told(row: dict[str, Any], text: str) -> None:
@@ -187,6 +188,31 @@ def test_rotations_hold_enough_ids_and_fall_as_told() -> None:
         assert all(one.size == size and one.values.dtype is torch.int32 for one in rotation)
         values, _, _ = rotation[0].feature(0)
         assert (values == values[0]).all()
+
+
+@pytest.mark.parametrize("name", ["ones", "bags"])
+def test_trace_ids_fall_as_in_production_in_bags_of_their_own(name: str) -> None:
+    workload = TINY[name].workload()
+    changed = with_ids(workload, "trace")
+    (published,) = Workload.find("trace-medium").lookups
+    for before, after in zip(workload.lookups, changed.lookups, strict=True):
+        assert after.ids.bags == before.ids.bags
+        assert (after.ids.distribution, after.ids.hot) == ("measured", published.ids.hot)
+        assert after.ids.unique == ()  # counted in other bags
+    assert changed.tables == workload.tables
+
+
+@pytest.mark.parametrize("rows", [1, 2, 7, 300, 50_000, 800_000])
+def test_trace_ids_fit_tables_of_any_size(rows: int) -> None:
+    workload = Workload(
+        name="one", tables=(WorkloadTable(name="t", rows=rows, dim=1),), lookups=(WorkloadLookup(name="t", table="t"),)
+    )
+    (found,) = with_ids(workload, "trace").lookups
+    values = batch(with_ids(workload, "trace"), 20_000, np.random.default_rng(0)).values.numpy()
+    assert 0 <= values.min() <= values.max() < rows
+    for n in {1, -(-rows // 4), rows}:
+        share = np.isin(values, scatter(np.arange(n), rows)).mean()
+        assert share == pytest.approx(float(hottest(found.ids, rows, np.array([n]))[0]), abs=0.02)
 
 
 def test_big_batches_are_fewer(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -100,10 +100,11 @@ def test_a_picture_does_not_replace_the_plan(
 @built
 def test_plans_are_run_and_measured(platform: Path, workload: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["bench", "dataflow", str(workload), "--platform", str(platform), "--batch", "20", "--cores", "1"]
-    found = run([*words, "--ids", "as it is", "equal"], capsys)
+    found = run([*words, "--ids", "as it is", "equal", "trace"], capsys)
     assert [(row["workload"], row["ids"], row["batch"]) for row in found["rows"]] == [
         ("small", "as it is", 20),
         ("small", "equal", 20),
+        ("small", "trace", 20),
     ]
     for row in found["rows"]:
         assert {piece["lookup"] for piece in row["pieces"]} == {"t0", "t1", "t2", "t3"}
