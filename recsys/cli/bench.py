@@ -11,7 +11,7 @@ from rich.table import Table
 
 from recsys.cli.app import Result, UsageError, call
 from recsys.cli.bench_dataflow import dataflow
-from recsys.cli.show import console
+from recsys.cli.show import cells_table, console
 from recsys.config import nearest
 
 __all__ = ["BENCHES", "main"]
@@ -83,12 +83,15 @@ def lookup(
         seconds: About how long is measured for each batch size and class of peers.
     """
     from recsys.bench.lookup import measure
+    from recsys.bench.report import distributions_cells
 
     found = measure(only, batch, ids, seconds)
     screen = console()
     screen.print(_card(found["machine"], _lookup_facts(found)))
     for (name, kind), rows in groupby(found["rows"], lambda row: (row["workload"], row["ids"])):
         screen.print(_lookup_table(f"{name}, {kind} ids: µs a batch", list(rows)), "", sep="\n")
+    if found["distributions"]:
+        screen.print(cells_table(distributions_cells(found)))
     for name, command in found["absent"].items():
         screen.print(f"absent: {name}; it runs after `{command}`", markup=False)
     return found

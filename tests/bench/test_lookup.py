@@ -79,6 +79,7 @@ def test_everybody_is_measured_and_the_ratios_are_to_the_best(capsys: pytest.Cap
     assert cells == {(name, ids, size) for name in TINY for ids in ways for size in TINY[name].batches}
     for row in found["rows"]:
         told(row, text)
+    matters(found, text)
     pairs = [row for row in found["rows"] if row["threads"] == 2]
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
     assert len(pairs) == (6 if cores > 1 else 0)  # a batch of one is not shared out
@@ -106,6 +107,26 @@ def told(row: dict[str, Any], text: str) -> None:
         assert row[f"ratio_{kind}_dtype"] == expected_ratio
 
 
+def matters(found: dict[str, Any], text: str) -> None:
+    """Of every workload, batch and dtype: the slowest and the fastest way for ids to fall."""
+    told = {(one["workload"], one["batch"], one["dtype"]): one for one in found["distributions"]}
+    assert len(told) == len(found["distributions"])
+    assert set(told) == {(name, size, dtype) for name in TINY for size in TINY[name].batches for dtype in DTYPES}
+    for (name, size, dtype), one in told.items():
+        us = {
+            row["ids"]: row["ours"]["us"]
+            for row in found["rows"]
+            if (row["workload"], row["batch"], row["dtype"], row["threads"]) == (name, size, dtype, 1)
+        }
+        slowest, fastest = max(us.values()), min(us.values())
+        assert (one["slowest"]["us"], us[one["slowest"]["ids"]]) == (slowest, slowest)
+        assert (one["fastest"]["us"], us[one["fastest"]["ids"]]) == (fastest, fastest)
+        assert one["ratio"] == pytest.approx(slowest / fastest, abs=0.001)
+        if dtype == "fp32":
+            assert f"{one['ratio']:.2f} ×" in text
+    assert "how much it matters how ids fall" in text
+
+
 @needs_kernels
 def test_it_runs_without_optional_peers_and_without_a_profile(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -120,6 +141,8 @@ def test_it_runs_without_optional_peers_and_without_a_profile(
     *people, last = capsys.readouterr().out.splitlines()
     found, text = json.loads(last), "\n".join(people)
     assert set(found["absent"]) == set(OPTIONAL)
+    assert found["distributions"] == []  # ids fell in one way
+    assert "how much it matters" not in text
     assert all(f"absent: {name}; it runs after `{command}`" in text for name, command in found["absent"].items())
     for row in found["rows"]:
         assert (row["batch"], row["bound_us"], row["share_of_bound"]) == (3, None, None)
