@@ -137,7 +137,8 @@ def measure(
         torch.set_num_threads(threads)
     errors = [abs(p["predicted_us"] / p["us"] - 1) for row in rows for p in row["pieces"] if p["us"] > 0]
     summary = {"median_error": _rounded(statistics.median(errors)), "worst_error": _rounded(max(errors))}
-    return {"bench": "dataflow", "machine": machine(), "platform": platform.fingerprint, **summary, "rows": rows}
+    about = {"machine": machine(["fbgemm-gpu-cpu"]), "platform": platform.fingerprint}
+    return {"bench": "dataflow", **about, **summary, "rows": rows}
 
 
 def _workload(

@@ -6,6 +6,7 @@ import ctypes
 import importlib.util
 import json
 import os
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Literal, cast
 
@@ -66,20 +67,24 @@ def made(bags: tuple[tuple[int, float], ...]) -> Workload:
 
 
 @needs_kernels
-def test_everybody_is_measured_and_the_ratios_are_to_the_best(capsys: pytest.CaptureFixture[str]) -> None:
+def test_everybody_is_measured_and_the_ratios_are_to_the_best(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     threads = torch.get_num_threads()
-    assert app.main(["bench", "lookup", "--ids", "zipf", "trace", "equal", "--seconds", "0.01"]) == 0
+    ways = ("zipf", "trace", "equal")
+    arguments = ["--ids", *ways, "--seconds", "0.01", "--results", str(tmp_path / "R.md")]
+    assert app.main(["bench", "lookup", *arguments]) == 0
     assert torch.get_num_threads() == threads
     *people, last = capsys.readouterr().out.splitlines()
     found, text = json.loads(last), "\n".join(people)
     assert found["bench"] == "lookup"
     assert set(found["workloads"]) == set(TINY)
-    ways = ("zipf", "trace", "equal")
     cells = {(row["workload"], row["ids"], row["batch"]) for row in found["rows"]}
     assert cells == {(name, ids, size) for name in TINY for ids in ways for size in TINY[name].batches}
     for row in found["rows"]:
         told(row, text)
     matters(found, text)
+    written(found, (tmp_path / "R.md").read_text(), arguments)
     pairs = [row for row in found["rows"] if row["threads"] == 2]
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
     assert len(pairs) == (6 if cores > 1 else 0)  # a batch of one is not shared out
@@ -125,6 +130,17 @@ def matters(found: dict[str, Any], text: str) -> None:
         if dtype == "fp32":
             assert f"{one['ratio']:.2f} ×" in text
     assert "how much it matters how ids fall" in text
+
+
+def written(found: dict[str, Any], text: str, arguments: list[str]) -> None:
+    """The markdown has a line for each workload, batch and way that ids fall, and says how it was made."""
+    assert f"\nrecsys bench lookup {' '.join(arguments)}\n" in text
+    lines = [line for line in text.splitlines() if line.startswith(("| zipf |", "| trace |", "| equal |"))]
+    assert len(lines) == 3 * sum(len(case.batches) for case in TINY.values())
+    for row in found["rows"]:
+        if (row["threads"], row["dtype"]) == (1, "fp32"):
+            assert f"| {row['ids']} | {row['batch']} | {row['ours']['us']:,.1f} |" in text
+    assert all(f"\n### {name}\n" in text for name in TINY)
 
 
 @needs_kernels
