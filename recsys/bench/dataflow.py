@@ -35,7 +35,7 @@ from recsys.errors import ConfigError
 
 __all__ = ["Distribution", "measure", "rig", "with_ids"]
 
-Distribution = Literal["as it is", "zipf", "uniform", "equal"]
+Distribution = Literal["as it is", "zipf", "uniform", "equal", "trace"]
 
 _BLOCK = 9973
 """Rows of a table that are made; they are repeated. A prime, so that an address off by a power of two is found out."""
@@ -53,14 +53,21 @@ _GAP_NS = 100_000
 
 
 def with_ids(workload: Workload, distribution: Distribution) -> Workload:
-    """The same with other ids: how many a bag holds stays."""
+    """The same with other ids: how many a bag holds stays. `trace`: as ids from production fall, see `trace-medium`."""
     if distribution == "as it is":
         return workload
+    ids = _trace() if distribution == "trace" else Ids(distribution=distribution)
     changed = [
-        lookup.model_copy(update={"ids": Ids(bags=lookup.ids.bags, distribution=distribution)})
+        lookup.model_copy(update={"ids": ids.model_copy(update={"bags": lookup.ids.bags})})
         for lookup in workload.lookups
     ]
     return workload.model_copy(update={"lookups": tuple(changed)})
+
+
+def _trace() -> Ids:
+    """The hot-row curve of real ids; how many of them were distinct was counted in bags of other lengths."""
+    (lookup,) = Workload.find("trace-medium").lookups
+    return lookup.ids.model_copy(update={"unique": ()})
 
 
 def rig(workload: Workload) -> tuple[list[Slot], int]:
@@ -130,7 +137,8 @@ def measure(
         torch.set_num_threads(threads)
     errors = [abs(p["predicted_us"] / p["us"] - 1) for row in rows for p in row["pieces"] if p["us"] > 0]
     summary = {"median_error": _rounded(statistics.median(errors)), "worst_error": _rounded(max(errors))}
-    return {"bench": "dataflow", "machine": machine(), "platform": platform.fingerprint, **summary, "rows": rows}
+    about = {"machine": machine(["fbgemm-gpu-cpu"]), "platform": platform.fingerprint}
+    return {"bench": "dataflow", **about, **summary, "rows": rows}
 
 
 def _workload(

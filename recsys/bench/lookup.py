@@ -31,10 +31,10 @@ from recsys.errors import ConfigError
 
 __all__ = ["IDS", "WORKLOADS", "Case", "Distribution", "measure"]
 
-Distribution = Literal["zipf", "uniform", "equal"]
+Distribution = Literal["zipf", "uniform", "equal", "trace"]
 Kind = Literal["stock", "tuned"]
 Row = dict[str, Any]
-IDS: tuple[Distribution, ...] = ("zipf", "uniform", "equal")
+IDS: tuple[Distribution, ...] = ("zipf", "uniform", "equal", "trace")
 KINDS: tuple[Kind, ...] = ("stock", "tuned")
 
 
@@ -88,11 +88,13 @@ def measure(
     with _one_thread(), torch.no_grad():
         # Stock peers of all workloads come first: what `recycled` sets does not quite go away.
         stock, tuned = ([row for n in names for row in _pass(n, kind, batches, ids or IDS, seconds)] for kind in KINDS)
+    rows = _joined(stock, tuned)
     return {
         "bench": "lookup",
         "machine": about,
         "workloads": {name: _told(WORKLOADS[name].workload()) for name in names},
-        "rows": _joined(stock, tuned),
+        "rows": rows,
+        "distributions": _distributions(rows),
         "absent": absent(),
     }
 
@@ -213,6 +215,25 @@ def _joined(stock: Sequence[Row], tuned: Sequence[Row]) -> list[Row]:
 
 def _key(row: Row) -> tuple[str | int, ...]:
     return tuple(row[name] for name in ("workload", "ids", "batch", "threads", "dtype"))
+
+
+def _distributions(rows: Sequence[Row]) -> list[Row]:
+    """How much it matters how ids fall: ours on one thread, slowest ÷ fastest; nothing where all fell in one way."""
+    found: dict[tuple[str, int, Dtype], list[Row]] = {}
+    for row in rows:
+        if row["threads"] == 1:
+            key = row["workload"], row["batch"], row["dtype"]
+            found.setdefault(key, []).append({"ids": row["ids"], "us": row["ours"]["us"]})
+    return [
+        {"workload": workload, "batch": batch, "dtype": dtype, **_spread(ways)}
+        for (workload, batch, dtype), ways in found.items()
+        if len(ways) > 1
+    ]
+
+
+def _spread(ways: Sequence[Row]) -> Row:
+    slowest, fastest = (pick(ways, key=lambda way: float(way["us"])) for pick in (max, min))
+    return {"slowest": slowest, "fastest": fastest, "ratio": round(slowest["us"] / fastest["us"], 3)}
 
 
 def _bound(row: Row) -> Row:

@@ -9,10 +9,12 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib
+import inspect
 import io
 import json
 import os
 import re
+import shlex
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -23,7 +25,7 @@ import tyro
 from recsys.config import nearest
 from recsys.errors import RecsysError
 
-__all__ = ["COMMANDS", "Result", "call", "entry", "main"]
+__all__ = ["COMMANDS", "Result", "call", "command_line", "entry", "main"]
 
 Result = Mapping[str, Any]
 
@@ -86,6 +88,17 @@ def call(command: Callable[..., Result], argv: Sequence[str], prog: str) -> Resu
             raise
         raise UsageError(_one_line(said.getvalue())) from None
     return parsed()
+
+
+def command_line(command: Callable[..., Result], prog: str, given: Mapping[str, object], positional: str = "") -> str:
+    """What to type so that `command` is given these values; those by default are left out."""
+    parameters = inspect.signature(command).parameters
+    words = [prog]
+    for name, value in given.items():
+        if value != parameters[name].default:
+            words += [] if name == positional else [f"--{name}"]
+            words += [shlex.quote(str(one)) for one in (value if isinstance(value, tuple) else (value,))]
+    return " ".join(words)
 
 
 def _one_line(box: str) -> str:

@@ -9,9 +9,9 @@ from typing import Any, Literal
 
 from rich.table import Table
 
-from recsys.cli.app import Result, UsageError, call
+from recsys.cli.app import Result, UsageError, call, command_line
 from recsys.cli.bench_dataflow import dataflow
-from recsys.cli.show import console
+from recsys.cli.show import cells_table, console
 from recsys.config import nearest
 
 __all__ = ["BENCHES", "main"]
@@ -71,24 +71,33 @@ def train(rows: int = 10_000, rounds: int = 3, only: tuple[str, ...] = ()) -> Re
 def lookup(
     only: tuple[str, ...] = (),
     batch: tuple[int, ...] = (),
-    ids: tuple[Literal["zipf", "uniform", "equal"], ...] = ("zipf", "uniform", "equal"),
+    ids: tuple[Literal["zipf", "uniform", "equal", "trace"], ...] = ("zipf", "uniform", "equal", "trace"),
     seconds: float = 1.0,
+    results: Path | None = None,
 ) -> Result:
     """Measure how long the look-ups of whole workloads take, beside their peers.
 
     Args:
         only: The workloads to measure, such as `w1-d16`; by default all.
         batch: Batch sizes; by default those of each workload.
-        ids: How ids fall on the rows; `equal` is the extreme case, all ids the same.
+        ids: How ids fall on the rows; `equal` is the extreme case, all ids the same, and `trace` is from production.
         seconds: About how long is measured for each batch size and class of peers.
+        results: A markdown file whose section of this benchmark and machine is written anew.
     """
     from recsys.bench.lookup import measure
+    from recsys.bench.report import LOOKUP_FACTS, Section, distributions_cells
 
+    section = None if results is None else Section("lookup", results)
     found = measure(only, batch, ids, seconds)
+    if section is not None:
+        given = {"only": only, "batch": batch, "ids": ids, "seconds": seconds, "results": results}
+        section.write(found, command_line(lookup, "recsys bench lookup", given))
     screen = console()
-    screen.print(_card(found["machine"], _lookup_facts(found)))
+    screen.print(_card(found["machine"], {**_lookup_facts(found), **LOOKUP_FACTS}))
     for (name, kind), rows in groupby(found["rows"], lambda row: (row["workload"], row["ids"])):
         screen.print(_lookup_table(f"{name}, {kind} ids: µs a batch", list(rows)), "", sep="\n")
+    if found["distributions"]:
+        screen.print(cells_table(distributions_cells(found)))
     for name, command in found["absent"].items():
         screen.print(f"absent: {name}; it runs after `{command}`", markup=False)
     return found
@@ -209,13 +218,7 @@ def _train_ratios(row: Mapping[str, Any]) -> str:
 
 
 def _lookup_facts(found: Mapping[str, Any]) -> dict[str, str]:
-    workloads = {name: f"{one['bytes']:,} bytes as fp32. {one['about']}" for name, one in found["workloads"].items()}
-    us = "processor time of one thread, wall time of two; medians of interleaved turns"
-    return {
-        **workloads,
-        "figures": us,
-        "ratios": "best peer of a class ÷ ours, for two threads ours on one ÷ ours on two",
-    }
+    return {name: f"{one['bytes']:,} bytes as fp32. {one['about']}" for name, one in found["workloads"].items()}
 
 
 def _lookup_table(title: str, rows: Sequence[Mapping[str, Any]]) -> Table:

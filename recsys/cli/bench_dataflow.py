@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
 from rich.table import Table
 from rich.text import Text
 
-from recsys.cli.app import Result
-from recsys.cli.show import console
+from recsys.cli.app import Result, command_line
+from recsys.cli.show import cells_table, console
 
 __all__ = ["dataflow"]
 
@@ -22,10 +23,11 @@ def dataflow(
         "uniform-200",
     ),
     batch: tuple[int, ...] = (),
-    ids: tuple[Literal["as it is", "zipf", "uniform", "equal"], ...] = ("as it is", "equal"),
+    ids: tuple[Literal["as it is", "zipf", "uniform", "equal", "trace"], ...] = ("as it is", "equal"),
     cores: int | None = None,
     cap: int = 400_000,
     platform: str | None = None,
+    results: Path | None = None,
 ) -> Result:
     """Plan workloads, run the plans, and show predicted beside measured; others run beside ours.
 
@@ -35,47 +37,27 @@ def dataflow(
     Args:
         workload: Published workloads, or TOML files.
         batch: Batch sizes; by default those of each workload.
-        ids: How ids fall on the rows; `equal` is the extreme case, all ids the same.
+        ids: How ids fall on the rows; `equal` is the extreme case, all ids the same, and `trace` is from production.
         cores: How many to plan for; by default all.
         cap: Cut tables to at most so many rows.
         platform: A platform file; by default what `recsys profile` has measured.
+        results: A markdown file whose section of this benchmark and machine is written anew.
     """
     from recsys.bench.dataflow import measure
+    from recsys.bench.report import Section, errors_line, plans_cells
     from recsys.dataflow.platform import here
     from recsys.dataflow.workload import Workload
 
+    section = None if results is None else Section("dataflow", results)
     found = measure([Workload.find(name).cap(cap).pooled() for name in workload], here(platform), cores, batch, ids)
+    if section is not None:
+        given = {"workload": workload, "batch": batch, "ids": ids, "cores": cores, "cap": cap, "platform": platform}
+        words = given | {"results": results}
+        section.write(found, command_line(dataflow, "recsys bench dataflow", words, positional="workload"))
     screen = console()
-    screen.print(_plans(found), _worst(found), sep="\n")
-    screen.print(f"pieces: predicted within {found['median_error']:.0%} (median), at worst {found['worst_error']:.0%}")
+    screen.print(cells_table(plans_cells(found)), _worst(found), sep="\n")
+    screen.print(errors_line(found))
     return found
-
-
-def _plans(found: Mapping[str, Any]) -> Table:
-    table = Table(title="plans, µs a batch", title_justify="left")
-    columns = (
-        "workload",
-        "ids",
-        "batch",
-        "cores",
-        "predicted",
-        "measured",
-        "bound",
-        "symmetric",
-        "one core",
-        "FBGEMM",
-        "symmetric / ours",
-    )
-    for name in columns:
-        table.add_column(name, justify="left" if name in columns[:2] else "right")
-    for row in found["rows"]:
-        keys = ("predicted_us", "us", "bound_us", "symmetric_us", "one_core_us", "fbgemm_us")
-        times = ["–" if row[key] is None else f"{row[key]:,.1f}" for key in keys]
-        used = len({piece["core"] for piece in row["pieces"]})
-        table.add_row(
-            Text(row["workload"]), row["ids"], f"{row['batch']:,}", f"{used}", *times, f"{row['ratio_symmetric']:.2f} ×"
-        )
-    return table
 
 
 def _worst(found: Mapping[str, Any], most: int = 12) -> Table:

@@ -6,12 +6,15 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
+
+from recsys.markdown import Cells
 
 if TYPE_CHECKING:  # printing needs no torch
     from recsys.data.encoder import Counts
 
-__all__ = ["console", "counts_notes", "features_table", "interval", "metrics_tables"]
+__all__ = ["cells_table", "console", "counts_notes", "features_table", "interval", "metrics_tables"]
 
 NAMES = {
     "auc": "AUC",
@@ -28,6 +31,17 @@ def console() -> Console:
     """Standard output for people; never wraps a path or a number when it is not a terminal."""
     plain = Console()
     return plain if plain.is_terminal else Console(width=200, highlight=False)
+
+
+def cells_table(cells: Cells) -> Table:
+    """A table of the same cells that markdown shows."""
+    title = escape(cells.title)
+    table = Table(title=title, title_justify="left", min_width=len(title))
+    for column, name in enumerate(cells.header):
+        table.add_column(escape(name), justify="left" if column < cells.left else "right")
+    for row in cells.rows:
+        table.add_row(*map(escape, row))
+    return table
 
 
 def interval(metric: Mapping[str, float | None]) -> str:

@@ -8,15 +8,14 @@ from typing import Annotated
 
 import tyro
 from rich.markup import escape
-from rich.table import Table
 
 from recsys.cli.app import Result, call
-from recsys.cli.show import console
+from recsys.cli.show import cells_table, console
 from recsys.machine import read_machine
 from recsys.training.study.config import find_study
 from recsys.training.study.report import update_results, write
 from recsys.training.study.study import study
-from recsys.training.study.tables import LEAVES_OUT_0, Cells, gradients_cells, results_cells
+from recsys.training.study.tables import LEAVES_OUT_0, gradients_cells, results_cells
 
 __all__ = ["main"]
 
@@ -47,21 +46,11 @@ def command(
     found = study(config, out, workers=read_machine()["cores"] if workers is None else workers)
     write(config, found, out)
     for result in found:
-        screen.print(_table(results_cells(config, result)))
+        screen.print(cells_table(results_cells(config, result)))
         if config.gradients:
-            screen.print(_table(gradients_cells(result)))
+            screen.print(cells_table(gradients_cells(result)))
     screen.print(f"{LEAVES_OUT_0} the interval leaves out 0", highlight=False)
     if results is not None:
         update_results(config, found, results, Path(name).stem)
     screen.print(f"saved {escape(str(out / 'study.md'))}, study.json, runs.csv, pictures", soft_wrap=True)
     return {"study": config.title, "settings": [result.to_json() for result in found]}
-
-
-def _table(cells: Cells) -> Table:
-    title = escape(cells.title)
-    table = Table(title=title, title_justify="left", min_width=len(title))
-    for column, name in enumerate(cells.header):
-        table.add_column(escape(name), justify="left" if column < cells.left else "right")
-    for row in cells.rows:
-        table.add_row(*map(escape, row))
-    return table

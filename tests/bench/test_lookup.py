@@ -6,6 +6,7 @@ import ctypes
 import importlib.util
 import json
 import os
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Literal, cast
 
@@ -20,7 +21,7 @@ from recsys.bench.lookup_peers import DTYPES, Contender, peers, recycled
 from recsys.bench.lookup_rig import Rig, Turns, bound_us, rotations
 from recsys.cli import app
 from recsys.dataflow import platform
-from recsys.dataflow.ids import batch
+from recsys.dataflow.ids import batch, hottest, scatter
 from recsys.dataflow.kernels.cpu import native
 from recsys.dataflow.platform import Platform
 from recsys.dataflow.workload import Ids, Workload, WorkloadLookup, WorkloadTable
@@ -66,21 +67,27 @@ def made(bags: tuple[tuple[int, float], ...]) -> Workload:
 
 
 @needs_kernels
-def test_everybody_is_measured_and_the_ratios_are_to_the_best(capsys: pytest.CaptureFixture[str]) -> None:
+def test_everybody_is_measured_and_the_ratios_are_to_the_best(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     threads = torch.get_num_threads()
-    assert app.main(["bench", "lookup", "--ids", "zipf", "equal", "--seconds", "0.01"]) == 0
+    ways = ("zipf", "trace", "equal")
+    arguments = ["--ids", *ways, "--seconds", "0.01", "--results", str(tmp_path / "R.md")]
+    assert app.main(["bench", "lookup", *arguments]) == 0
     assert torch.get_num_threads() == threads
     *people, last = capsys.readouterr().out.splitlines()
     found, text = json.loads(last), "\n".join(people)
     assert found["bench"] == "lookup"
     assert set(found["workloads"]) == set(TINY)
     cells = {(row["workload"], row["ids"], row["batch"]) for row in found["rows"]}
-    assert cells == {(name, ids, size) for name in TINY for ids in ("zipf", "equal") for size in TINY[name].batches}
+    assert cells == {(name, ids, size) for name in TINY for ids in ways for size in TINY[name].batches}
     for row in found["rows"]:
         told(row, text)
+    matters(found, text)
+    written(found, (tmp_path / "R.md").read_text(), arguments)
     pairs = [row for row in found["rows"] if row["threads"] == 2]
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
-    assert len(pairs) == (4 if cores > 1 else 0)  # a batch of one is not shared out
+    assert len(pairs) == (6 if cores > 1 else 0)  # a batch of one is not shared out
 
 
 def told(row: dict[str, Any], text: str) -> None:
@@ -105,6 +112,37 @@ def told(row: dict[str, Any], text: str) -> None:
         assert row[f"ratio_{kind}_dtype"] == expected_ratio
 
 
+def matters(found: dict[str, Any], text: str) -> None:
+    """Of every workload, batch and dtype: the slowest and the fastest way for ids to fall."""
+    told = {(one["workload"], one["batch"], one["dtype"]): one for one in found["distributions"]}
+    assert len(told) == len(found["distributions"])
+    assert set(told) == {(name, size, dtype) for name in TINY for size in TINY[name].batches for dtype in DTYPES}
+    for (name, size, dtype), one in told.items():
+        us = {
+            row["ids"]: row["ours"]["us"]
+            for row in found["rows"]
+            if (row["workload"], row["batch"], row["dtype"], row["threads"]) == (name, size, dtype, 1)
+        }
+        slowest, fastest = max(us.values()), min(us.values())
+        assert (one["slowest"]["us"], us[one["slowest"]["ids"]]) == (slowest, slowest)
+        assert (one["fastest"]["us"], us[one["fastest"]["ids"]]) == (fastest, fastest)
+        assert one["ratio"] == pytest.approx(slowest / fastest, abs=0.001)
+        if dtype == "fp32":
+            assert f"{one['ratio']:.2f} ×" in text
+    assert "how much it matters how ids fall" in text
+
+
+def written(found: dict[str, Any], text: str, arguments: list[str]) -> None:
+    """The markdown has a line for each workload, batch and way that ids fall, and says how it was made."""
+    assert f"\nrecsys bench lookup {' '.join(arguments)}\n" in text
+    lines = [line for line in text.splitlines() if line.startswith(("| zipf |", "| trace |", "| equal |"))]
+    assert len(lines) == 3 * sum(len(case.batches) for case in TINY.values())
+    for row in found["rows"]:
+        if (row["threads"], row["dtype"]) == (1, "fp32"):
+            assert f"| {row['ids']} | {row['batch']} | {row['ours']['us']:,.1f} |" in text
+    assert all(f"\n### {name}\n" in text for name in TINY)
+
+
 @needs_kernels
 def test_it_runs_without_optional_peers_and_without_a_profile(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -119,6 +157,8 @@ def test_it_runs_without_optional_peers_and_without_a_profile(
     *people, last = capsys.readouterr().out.splitlines()
     found, text = json.loads(last), "\n".join(people)
     assert set(found["absent"]) == set(OPTIONAL)
+    assert found["distributions"] == []  # ids fell in one way
+    assert "how much it matters" not in text
     assert all(f"absent: {name}; it runs after `{command}`" in text for name, command in found["absent"].items())
     for row in found["rows"]:
         assert (row["batch"], row["bound_us"], row["share_of_bound"]) == (3, None, None)
@@ -187,6 +227,31 @@ def test_rotations_hold_enough_ids_and_fall_as_told() -> None:
         assert all(one.size == size and one.values.dtype is torch.int32 for one in rotation)
         values, _, _ = rotation[0].feature(0)
         assert (values == values[0]).all()
+
+
+@pytest.mark.parametrize("name", ["ones", "bags"])
+def test_trace_ids_fall_as_in_production_in_bags_of_their_own(name: str) -> None:
+    workload = TINY[name].workload()
+    changed = with_ids(workload, "trace")
+    (published,) = Workload.find("trace-medium").lookups
+    for before, after in zip(workload.lookups, changed.lookups, strict=True):
+        assert after.ids.bags == before.ids.bags
+        assert (after.ids.distribution, after.ids.hot) == ("measured", published.ids.hot)
+        assert after.ids.unique == ()  # counted in other bags
+    assert changed.tables == workload.tables
+
+
+@pytest.mark.parametrize("rows", [1, 2, 7, 300, 50_000, 800_000])
+def test_trace_ids_fit_tables_of_any_size(rows: int) -> None:
+    workload = Workload(
+        name="one", tables=(WorkloadTable(name="t", rows=rows, dim=1),), lookups=(WorkloadLookup(name="t", table="t"),)
+    )
+    (found,) = with_ids(workload, "trace").lookups
+    values = batch(with_ids(workload, "trace"), 20_000, np.random.default_rng(0)).values.numpy()
+    assert 0 <= values.min() <= values.max() < rows
+    for n in {1, -(-rows // 4), rows}:
+        share = np.isin(values, scatter(np.arange(n), rows)).mean()
+        assert share == pytest.approx(float(hottest(found.ids, rows, np.array([n]))[0]), abs=0.02)
 
 
 def test_big_batches_are_fewer(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import importlib
 import json
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import MappingProxyType, SimpleNamespace
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
+import tyro
 
 import recsys
 from recsys.cli import app
-from recsys.cli.app import COMMANDS, Result, UsageError, call, main
+from recsys.cli.app import COMMANDS, Result, UsageError, call, command_line, main
 from recsys.errors import DataError
 
 Install = Callable[[Callable[[Sequence[str]], Result]], None]
@@ -151,6 +153,30 @@ def test_call_parses_before_it_runs() -> None:
     with pytest.raises(SystemExit) as stop:
         call(command, ["--help"], "recsys test")
     assert not stop.value.code
+
+
+def command(
+    names: Annotated[tuple[str, ...], tyro.conf.Positional] = ("a",),
+    ids: tuple[str, ...] = (),
+    cores: int | None = None,
+    out: Path | None = None,
+) -> Result:
+    """Do it."""
+    return {"names": names, "ids": ids, "cores": cores, "out": out}
+
+
+@pytest.mark.parametrize(
+    ("given", "line"),
+    [
+        ({}, "recsys x"),
+        ({"names": ("b", "c d"), "ids": ("as it is", "e")}, "recsys x b 'c d' --ids 'as it is' e"),
+        ({"cores": 2, "out": Path("R.md")}, "recsys x --cores 2 --out R.md"),
+    ],
+)
+def test_a_command_line_gives_the_values_that_it_was_made_of(given: dict[str, Any], line: str) -> None:
+    values = {**command(), **given}
+    assert command_line(command, "recsys x", values, positional="names") == line
+    assert call(command, shlex.split(line)[2:], "recsys x") == values
 
 
 def test_the_console_script_and_the_module_are_one(tmp_path: Path) -> None:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
+from typing import Literal
 
 import pytest
 
+from recsys.bench.report import Section
 from recsys.cli import app
 from recsys.cli.bench import BENCHES
 
@@ -34,6 +37,25 @@ def test_what_is_wrong_is_one_line(argv: list[str], told: str, capsys: pytest.Ca
     assert out == ""
     (line,) = [line for line in err.splitlines() if line.startswith("recsys bench: ")]
     assert told in line
+
+
+@pytest.mark.parametrize("bench", ["lookup", "dataflow"])
+def test_a_broken_section_is_one_line_before_anything_is_measured(
+    bench: Literal["lookup", "dataflow"],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(f"recsys.bench.{bench}.measure", lambda *given: pytest.fail("measured"))
+    broken = f"<!-- {Section(bench, tmp_path / 'other.md').name} -->\n"
+    (tmp_path / "R.md").write_text(broken)
+    assert app.main(["bench", bench, "--results", str(tmp_path / "R.md")]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("recsys bench: ")
+    assert "mend the markers by hand" in err
+    assert err.count("\n") == 1
+    assert (tmp_path / "R.md").read_text() == broken
 
 
 def test_data_prints_a_card_a_table_and_last_json(capsys: pytest.CaptureFixture[str]) -> None:

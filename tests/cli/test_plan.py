@@ -98,17 +98,23 @@ def test_a_picture_does_not_replace_the_plan(
 
 
 @built
-def test_plans_are_run_and_measured(platform: Path, workload: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_plans_are_run_and_measured(
+    tmp_path: Path, platform: Path, workload: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     words = ["bench", "dataflow", str(workload), "--platform", str(platform), "--batch", "20", "--cores", "1"]
-    found = run([*words, "--ids", "as it is", "equal"], capsys)
+    found = run([*words, "--ids", "as it is", "equal", "trace", "--results", str(tmp_path / "R.md")], capsys)
     assert [(row["workload"], row["ids"], row["batch"]) for row in found["rows"]] == [
         ("small", "as it is", 20),
         ("small", "equal", 20),
+        ("small", "trace", 20),
     ]
     for row in found["rows"]:
         assert {piece["lookup"] for piece in row["pieces"]} == {"t0", "t1", "t2", "t3"}
         assert row["us"] > 0
     assert 0 <= found["median_error"] <= found["worst_error"]
+    text = (tmp_path / "R.md").read_text()
+    assert f"\nrecsys bench dataflow {workload} --batch 20 --ids 'as it is' equal trace --cores 1 " in text
+    assert all(f"| small | {row['ids']} | 20 | 1 | {row['predicted_us']:,.1f} |" in text for row in found["rows"])
 
 
 @built

@@ -8,13 +8,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from recsys.errors import DataError
 from recsys.files import make_folder, replacing, write_json, write_text
 from recsys.machine import read_machine
+from recsys.markdown import check_section, table, write_section
 from recsys.training.study.config import Study
 from recsys.training.study.figures import figures
 from recsys.training.study.study import SettingResult
-from recsys.training.study.tables import LEAVES_OUT_0, Cells, gradients_cells, point_text, results_cells
+from recsys.training.study.tables import LEAVES_OUT_0, gradients_cells, point_text, results_cells
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -65,36 +65,11 @@ def update_results(config: Study, results: Sequence[SettingResult], file: Path, 
     Raises:
         DataError: When one marker lacks the other, or the disk refuses.
     """
-    text = _text(file)
-    begin, end = f"<!-- study: {name} -->", f"<!-- /study: {name} -->"
-    before, after = _around(text, begin, end, file)
+    section = f"study: {name}"
+    check_section(file, section)
     folder = file.parent / "results"
     links = {key: f"results/{link}" for key, link in _save(figures(config, results), folder, f"{name}-").items()}
-    section = _markdown(config, results, made_on(), links, 2)
-    with replacing(file) as temporary:
-        written = f"{begin}\n{section}{end}"
-        if "\r\n" in text:
-            written = written.replace("\n", "\r\n")
-        temporary.write_bytes(f"{before}{written}{after}".encode())
-
-
-def _text(file: Path) -> str:
-    try:
-        return file.read_bytes().decode() if file.exists() else ""
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{file}: cannot be read as text: {error}") from None
-
-
-def _around(text: str, begin: str, end: str, file: Path) -> tuple[str, str]:
-    """What stands before and after the section."""
-    if begin not in text and end not in text:
-        gap = "" if not text else "\n" if text.endswith("\n") else "\n\n"
-        return text + gap, "\n"
-    before, _, rest = text.partition(begin)
-    _, closed, after = rest.partition(end)
-    if text.count(begin) != 1 or text.count(end) != 1 or not closed:
-        raise DataError(f"{file}: expected `{begin}` once and `{end}` once after it; mend the markers by hand")
-    return before, after
+    write_section(file, section, _markdown(config, results, made_on(), links, 2))
 
 
 def _save(drawn: Mapping[str, Figure], folder: Path, prefix: str) -> dict[str, str]:
@@ -122,8 +97,8 @@ def _markdown(
     """The whole report, under a heading of `level`."""
     lines = [f"{'#' * level} {config.title}", "", PROTOCOLS[config.protocol], "", *_facts(config, results), ""]
     for result in results:
-        lines += _table(results_cells(config, result), level + 1)
-        lines += _table(gradients_cells(result), level + 2) if config.gradients else []
+        lines += table(results_cells(config, result), level + 1)
+        lines += table(gradients_cells(result), level + 2) if config.gradients else []
     lines += [f"\\{LEAVES_OUT_0} {FOOTNOTE}", ""]
     for key, link in links.items():
         lines += [f"![{CAPTIONS[key]}]({link})", ""]
@@ -149,16 +124,6 @@ def _budget(config: Study) -> str:
     told = f"- tuned: the best of {points} points for each arm in each setting, by seed {config.tuning_seed} {rows}"
     told += f" ({grid})" if grid else ""
     return told + (f"; with a grid of its own: {', '.join(own)}" if own else "")
-
-
-def _table(cells: Cells, level: int) -> list[str]:
-    rule = ["---" if column < cells.left else "---:" for column in range(len(cells.header))]
-    lines = [_line(cells.header), _line(rule), *map(_line, cells.rows)]
-    return [f"{'#' * level} {cells.title}", "", *lines, ""]
-
-
-def _line(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cell.replace("|", "\\|").replace("*", "\\*") for cell in cells) + " |"
 
 
 def made_on() -> dict[str, Any]:

@@ -5,28 +5,17 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
+from recsys.markdown import Cells
 from recsys.training.bootstrap import Interval
 from recsys.training.study.config import Study
 from recsys.training.study.study import ArmResult, SettingResult
 
-__all__ = ["LEAVES_OUT_0", "Cells", "difference", "gradients_cells", "point_text", "results_cells"]
+__all__ = ["LEAVES_OUT_0", "difference", "gradients_cells", "point_text", "results_cells"]
 
 LEAVES_OUT_0 = "*"
 """Marks an interval that leaves out 0."""
-
-
-@dataclass(frozen=True)
-class Cells:
-    """A table; its first column is text, the others are numbers but for `left` more."""
-
-    title: str
-    header: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-    left: int = 1
-    """How many columns, from the first, are text."""
 
 
 def results_cells(config: Study, result: SettingResult) -> Cells:

@@ -11,13 +11,10 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
 import recsys
 from recsys.errors import DataError
 from recsys.training.bootstrap import Interval
-from recsys.training.study import report
 from recsys.training.study.config import Study
 from recsys.training.study.figures import figures
 from recsys.training.study.made import made_with
@@ -112,39 +109,13 @@ def test_what_stands_outside_of_the_section_stays(newline: str, tmp_path: Path) 
     assert file.read_bytes().decode() == once
 
 
-@pytest.mark.parametrize(
-    ("text", "gap"), [("", ""), ("# Mine\n", "\n"), ("# Mine", "\n\n"), ("<!-- study: mine2 -->\n", "\n")]
-)
-def test_a_section_is_added_where_there_is_none(text: str, gap: str, tmp_path: Path) -> None:
+def test_a_marker_without_its_other_is_refused_and_nothing_is_written(tmp_path: Path) -> None:
     file = tmp_path / "RESULTS.md"
-    if text:
-        file.write_text(text)
-    update_results(config_of(), results_of()[:1], file, "mine")
-    found = file.read_text()
-    assert found.startswith(text + gap + BEGIN)
-    assert found.endswith(f"{END}\n")
-
-
-@given(st.text(st.characters(codec="utf-8"), max_size=30), st.text(st.characters(codec="utf-8"), max_size=30))
-def test_any_text_around_it_stays(before: str, after: str) -> None:
-    text = f"{before}{BEGIN}x{END}{after}"
-    assert report._around(text, BEGIN, END, Path("R.md")) == (before, after)
-
-
-@pytest.mark.parametrize("text", [BEGIN, END, END + BEGIN, BEGIN * 2 + END, BEGIN + END * 2])
-def test_a_marker_without_its_other_is_refused_and_nothing_is_written(text: str, tmp_path: Path) -> None:
-    file = tmp_path / "RESULTS.md"
-    file.write_text(text)
+    file.write_text(BEGIN)
     with pytest.raises(DataError, match="mend the markers by hand"):
         update_results(config_of(), results_of()[:3], file, "mine")
-    assert file.read_text() == text
+    assert file.read_text() == BEGIN
     assert not (tmp_path / "results").exists()
-
-
-def test_what_is_no_text_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "R.md").write_bytes(b"\xff\xfe")
-    with pytest.raises(DataError, match="cannot be read as text"):
-        update_results(config_of(), results_of(), tmp_path / "R.md", "mine")
 
 
 def test_figures_are_those_that_the_study_gives() -> None:

@@ -1,0 +1,194 @@
+"""What benchmarks found: as tables that the commands print too, and as a machine's section of a markdown file."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from recsys.bench.lookup_peers import DTYPES
+from recsys.files import make_folder
+from recsys.machine import read_machine
+from recsys.markdown import Cells, check_section, table, write_section
+from recsys.training.study.made import made_with
+
+__all__ = ["LOOKUP_FACTS", "Section", "distributions_cells", "errors_line", "lookup_cells", "plans_cells"]
+
+Row = Mapping[str, Any]
+
+LOOKUP_FACTS = {
+    "figures": "processor time of one thread, wall time of two; medians of interleaved turns",
+    "ratios": "best peer of a class ÷ ours beside that class, for two threads ours on one ÷ ours on two",
+}
+"""How to read what `recsys bench lookup` found."""
+
+_TITLES = {"lookup": "Look-ups of whole workloads", "dataflow": "Plans of look-ups, predicted beside measured"}
+_COLUMNS = ("ids", "batch", "ours fp32, µs", "p99, µs", "best stock peer, µs", "best tuned peer, µs",
+            *(f"tuned {dtype} ÷ ours" for dtype in DTYPES), "one thread ÷ two", "of the bound")  # fmt: skip
+_PLANS = ("workload", "ids", "batch", "cores", "predicted", "measured", "bound", "symmetric (cores)", "one core",
+          "FBGEMM (threads)", "symmetric ÷ ours")  # fmt: skip
+
+
+class Section:
+    """A benchmark's section of a markdown file, one for each machine: ``<!-- bench: lookup amd-epyc-7b13-8 -->``.
+
+    Made before anything is measured: a broken file is refused then, and the commit is that of the code that runs.
+
+    Args:
+        bench: `lookup` or `dataflow`.
+        file: Made where it is not there; text outside of the section's markers stays as it is.
+
+    Raises:
+        DataError: When one marker lacks the other, the file is no text, or the disk refuses.
+    """
+
+    def __init__(self, bench: Literal["lookup", "dataflow"], file: Path) -> None:
+        self.file = file
+        self.name = f"bench: {bench} {_name(read_machine())}"
+        self._made = made_with()
+        make_folder(file.parent)
+        check_section(file, self.name)
+
+    def write(self, found: Row, command: str) -> None:
+        """Put tables of what was found there, the machine, the date, and the command line that makes them.
+
+        Raises:
+            DataError: As above.
+        """
+        about, body = _BODIES[found["bench"]](found)
+        machine = found["machine"]
+        title = f"## {_TITLES[found['bench']]}: {machine['cpu']}, {machine['cores']} cores"
+        facts = {**_machine_facts(machine), "written": f"{_today()}, by {self._made}", **about}
+        listed = [f"- {name}: {fact}" for name, fact in facts.items()]
+        write_section(self.file, self.name, "\n".join([title, "", "```bash", command, "```", "", *listed, "", *body]))
+
+
+def _name(machine: Row) -> str:
+    """``AMD EPYC 7B13`` with 8 cores is ``amd-epyc-7b13-8``."""
+    cpu = re.sub(r"\((r|tm)\)|\bcpu\b|@.*", " ", machine["cpu"].lower())
+    return re.sub(r"[^a-z0-9]+", "-", f"{cpu} {machine['cores']}").strip("-")
+
+
+def _today() -> str:
+    return datetime.now(UTC).date().isoformat()
+
+
+def _machine_facts(machine: Row) -> dict[str, str]:
+    told = f"{machine['cpu']}, {machine['cores']} cores, {machine['system']}, huge pages: {machine['huge_pages']}"
+    named = ("cpu", "cores", "system", "huge_pages", "gpu", "recsys", "torch")  # `made_with` has the last two
+    versions = [f"{name} {version or 'absent'}" for name, version in machine.items() if name not in named]
+    return {"machine": told, "versions": ", ".join(versions)}
+
+
+# --- lookup
+
+
+def _lookup_body(found: Row) -> tuple[dict[str, str], list[str]]:
+    lines = []
+    for cells in lookup_cells(found):
+        heading, *rest = table(cells, 3)
+        lines += [heading, "", found["workloads"][cells.title]["about"], *rest]
+    if found["distributions"]:
+        lines += table(distributions_cells(found), 3)
+    return LOOKUP_FACTS, lines
+
+
+def lookup_cells(found: Row) -> list[Cells]:
+    """A table for each workload: ours beside the best peers, for each batch and way that ids fall."""
+    return [Cells(name, _COLUMNS, tuple(_lookup_rows(found["rows"], name))) for name in found["workloads"]]
+
+
+def _lookup_rows(rows: Sequence[Row], workload: str) -> list[tuple[str, ...]]:
+    cells: dict[tuple[str, int], dict[tuple[int, str], Row]] = {}
+    for row in rows:
+        if row["workload"] == workload:
+            cells.setdefault((row["ids"], row["batch"]), {})[row["threads"], row["dtype"]] = row
+    return [(ids, f"{batch:,}", *_lookup_row(found)) for (ids, batch), found in cells.items()]
+
+
+def _lookup_row(found: Mapping[tuple[int, str], Row]) -> tuple[str, ...]:
+    """Of one batch, by number of threads and dtype."""
+    one, two = found[1, "fp32"], found.get((2, "fp32"))
+    alike = [_times(found[1, dtype]["ratio_tuned_dtype"]) for dtype in DTYPES]
+    return (
+        *(f"{one['ours'][key]:,.1f}" for key in ("us", "p99_us")),
+        *(_best(one, kind) for kind in ("stock", "tuned")),
+        *alike,
+        _times(two["ratio_one_thread"] if two else None),
+        "–" if one["share_of_bound"] is None else f"{one['share_of_bound']:.0%}",
+    )
+
+
+def _best(row: Row, kind: str) -> str:
+    """The fastest peer of a class, its time and the ratio."""
+    peers = [peer for peer in row["peers"] if peer["class"] == kind]
+    if not peers:
+        return "–"
+    best = min(peers, key=lambda peer: float(peer["us"]))
+    return f"{best['name']} {best['us']:,.1f}: {_times(row[f'ratio_{kind}'])}"
+
+
+def _times(ratio: float | None) -> str:
+    return "–" if ratio is None else f"{ratio:.2f} ×"
+
+
+def distributions_cells(found: Row) -> Cells:
+    """How much it matters how ids fall on the rows: ours, fp32, on one thread."""
+    header = ("workload", "slowest ids", "fastest ids", "batch", "slowest, µs", "fastest, µs", "slowest ÷ fastest")
+    rows = [
+        (
+            one["workload"],
+            one["slowest"]["ids"],
+            one["fastest"]["ids"],
+            f"{one['batch']:,}",
+            f"{one['slowest']['us']:,.1f}",
+            f"{one['fastest']['us']:,.1f}",
+            _times(one["ratio"]),
+        )
+        for one in found["distributions"]
+        if one["dtype"] == "fp32"
+    ]
+    return Cells("how much it matters how ids fall: ours, fp32, one thread", header, tuple(rows), left=3)
+
+
+# --- dataflow
+
+
+def _dataflow_body(found: Row) -> tuple[dict[str, str], list[str]]:
+    figures = "medians of batches that are new each time; plans take turns, FBGEMM at its best thread count after them"
+    return {"platform": found["platform"], "figures": figures}, [*table(plans_cells(found), 3), errors_line(found), ""]
+
+
+def plans_cells(found: Row) -> Cells:
+    """Our plan of each workload and batch, predicted and measured, beside the best symmetric one and FBGEMM."""
+    return Cells("plans, µs a batch", _PLANS, tuple(map(_plan_row, found["rows"])), left=2)
+
+
+def _plan_row(row: Row) -> tuple[str, ...]:
+    used = len({piece["core"] for piece in row["pieces"]})
+    fbgemm = "–" if row["fbgemm_us"] is None else f"{row['fbgemm_us']:,.1f} ({row['fbgemm_threads']})"
+    return (
+        row["workload"],
+        row["ids"],
+        f"{row['batch']:,}",
+        f"{used}",
+        *(f"{row[key]:,.1f}" for key in ("predicted_us", "us", "bound_us")),
+        f"{row['symmetric_us']:,.1f} ({row['symmetric_cores']})",
+        f"{row['one_core_us']:,.1f}",
+        fbgemm,
+        _times(row["ratio_symmetric"]),
+    )
+
+
+def errors_line(found: Row) -> str:
+    """How well pieces of plans were predicted."""
+    return f"pieces: predicted within {found['median_error']:.0%} (median), at worst {found['worst_error']:.0%}"
+
+
+_BODIES: dict[str, Callable[[Row], tuple[dict[str, str], list[str]]]] = {
+    "lookup": _lookup_body,
+    "dataflow": _dataflow_body,
+}
+"""Of each benchmark: how to read it, and its tables as lines."""

@@ -1,0 +1,138 @@
+"""What benchmarks write for people: tables that say what the JSON says, in a section of a file that is theirs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+
+from recsys.bench import report
+from recsys.bench.lookup_peers import DTYPES
+from recsys.bench.report import Section, distributions_cells, lookup_cells, plans_cells
+from recsys.errors import DataError
+
+MACHINE = {"cpu": "AMD EPYC", "cores": 8, "huge_pages": "madvise", "system": "Linux x86_64", "python": "3.11.7",
+           "recsys": "0.1.0", "gpu": None, "torch": "2.13.0", "torchrec": None}  # fmt: skip
+BENCHES: tuple[Literal["lookup", "dataflow"], ...] = ("lookup", "dataflow")
+
+
+@pytest.fixture(autouse=True)
+def machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(report, "read_machine", lambda: MACHINE)
+    monkeypatch.setattr(report, "made_with", lambda: "recsys 0.1.0 at commit abc")
+    monkeypatch.setattr(report, "_today", lambda: "2026-01-02")
+
+
+def peer(name: str, kind: str, us: float) -> dict[str, Any]:
+    return {"name": name, "class": kind, "dtype": "fp32", "us": us}
+
+
+def lookup_row(threads: int, dtype: str, **more: Any) -> dict[str, Any]:
+    about = {"workload": "w", "ids": "zipf", "batch": 2048, "threads": threads, "dtype": dtype, "share_of_bound": 0.5}
+    peers = [peer("slow", "stock", 4000.0), peer("quick", "stock", 2000.0), peer("best", "tuned", 1500.0)]
+    ratios = {"ratio_stock": 2.0, "ratio_tuned": 1.5, "ratio_stock_dtype": None, "ratio_tuned_dtype": None}
+    return {**about, "ours": {"us": 1000.0, "p99_us": 1234.5}, "peers": peers, **ratios, **more}
+
+
+def lookup_found() -> dict[str, Any]:
+    rows = [
+        lookup_row(1, "fp32", ratio_tuned_dtype=1.5),
+        lookup_row(1, "fp16", ratio_tuned_dtype=3.25),
+        lookup_row(1, "int8"),
+        lookup_row(2, "fp32", peers=[], ratio_one_thread=1.75),
+        *(lookup_row(1, dtype, ids="equal", batch=1, peers=[], share_of_bound=None) for dtype in DTYPES),
+    ]
+    spread = {"slowest": {"ids": "zipf", "us": 1000.0}, "fastest": {"ids": "equal", "us": 400.0}, "ratio": 2.5}
+    spreads = [{"workload": "w", "batch": 2048, "dtype": dtype, **spread} for dtype in ("fp32", "fp16")]
+    workloads = {"w": {"name": "w", "bytes": 1, "about": "A workload."}}
+    return {"bench": "lookup", "machine": MACHINE, "workloads": workloads, "rows": rows, "distributions": spreads}
+
+
+def dataflow_found() -> dict[str, Any]:
+    row = {"workload": "a|b", "ids": "as it is", "batch": 512, "cores": 4, "predicted_us": 10.0, "us": 11.0,
+           "bound_us": 9.0, "symmetric_us": 22.0, "symmetric_cores": 2, "one_core_us": 30.0, "ratio_symmetric": 2.0,
+           "fbgemm_us": 44.0, "fbgemm_threads": 4, "pieces": [{"core": 0}, {"core": 2}, {"core": 2}]}  # fmt: skip
+    rows = [row, row | {"fbgemm_us": None, "fbgemm_threads": None}]
+    return {"bench": "dataflow", "machine": MACHINE, "platform": "f00", "median_error": 0.071, "worst_error": 0.4,
+            "rows": rows}  # fmt: skip
+
+
+FOUND = {"lookup": lookup_found(), "dataflow": dataflow_found()}
+
+
+def test_look_ups_are_a_row_for_each_way_that_ids_fall_and_batch() -> None:
+    (cells,) = lookup_cells(lookup_found())
+    assert cells.title == "w"
+    assert [len(row) for row in cells.rows] == [len(cells.header)] * 2
+    assert cells.rows[0] == ("zipf", "2,048", "1,000.0", "1,234.5", "quick 2,000.0: 2.00 ×", "best 1,500.0: 1.50 ×",
+                             "1.50 ×", "3.25 ×", "–", "1.75 ×", "50%")  # fmt: skip
+    assert cells.rows[1] == ("equal", "1", "1,000.0", "1,234.5", *["–"] * 7)
+
+
+def test_distributions_are_told_of_fp32() -> None:
+    cells = distributions_cells(lookup_found())
+    assert cells.rows == (("w", "zipf", "equal", "2,048", "1,000.0", "400.0", "2.50 ×"),)
+    assert len(cells.header) == 7
+
+
+def test_plans_are_a_row_each() -> None:
+    cells = plans_cells(dataflow_found())
+    shared = ("a|b", "as it is", "512", "2", "10.0", "11.0", "9.0", "22.0 (2)", "30.0")
+    assert cells.rows == ((*shared, "44.0 (4)", "2.00 ×"), (*shared, "–", "2.00 ×"))
+    assert len(cells.header) == len(cells.rows[0])
+
+
+@pytest.mark.parametrize("bench", BENCHES)
+def test_only_the_section_of_this_machine_and_benchmark_changes(
+    bench: Literal["lookup", "dataflow"], tmp_path: Path
+) -> None:
+    file = tmp_path / "R.md"
+    begin, end = f"<!-- bench: {bench} amd-epyc-8 -->", f"<!-- /bench: {bench} amd-epyc-8 -->"
+    before = f"# Mine\n\n<!-- bench: {bench} amd-epyc-80 -->\nkept\n<!-- /bench: {bench} amd-epyc-80 -->\n"
+    file.write_text(f"{before}{begin}\nold\n{end}\nWhat I say of it.")
+    Section(bench, file).write(FOUND[bench], "recsys bench it")
+    text = file.read_text()
+    assert text.startswith(f"{before}{begin}\n## ")
+    assert text.endswith(f"|\n{end}\nWhat I say of it." if bench == "lookup" else f"{end}\nWhat I say of it.")
+    assert "old" not in text
+    assert "```bash\nrecsys bench it\n```\n" in text
+    assert "- machine: AMD EPYC, 8 cores, Linux x86_64, huge pages: madvise\n" in text
+    assert "- versions: python 3.11.7, torchrec absent\n" in text
+    assert "- written: 2026-01-02, by recsys 0.1.0 at commit abc\n" in text
+
+
+def test_both_sections_are_added_to_a_new_file(tmp_path: Path) -> None:
+    file = tmp_path / "new" / "R.md"
+    for bench in BENCHES:
+        Section(bench, file).write(FOUND[bench], "recsys bench it")
+    text = file.read_text()
+    assert text.index("<!-- bench: lookup amd-epyc-8 -->") == 0
+    assert text.index("<!-- /bench: lookup amd-epyc-8 -->") < text.index("<!-- bench: dataflow amd-epyc-8 -->")
+    assert "### w\n\nA workload.\n\n| ids |" in text
+    assert "| a\\|b | as it is |" in text
+    assert "pieces: predicted within 7% (median), at worst 40%" in text
+    assert "- platform: f00\n" in text
+
+
+def test_a_table_of_distributions_is_there_only_if_there_were_two(tmp_path: Path) -> None:
+    Section("lookup", tmp_path / "R.md").write(lookup_found() | {"distributions": []}, "recsys bench it")
+    assert "how much it matters" not in (tmp_path / "R.md").read_text()
+
+
+def test_a_broken_marker_is_refused_before_anything_is_measured(tmp_path: Path) -> None:
+    (tmp_path / "R.md").write_text("<!-- bench: lookup amd-epyc-8 -->\n")
+    with pytest.raises(DataError, match="`<!-- /bench: lookup amd-epyc-8 -->` once after it; mend the markers by hand"):
+        Section("lookup", tmp_path / "R.md")
+
+
+@pytest.mark.parametrize(
+    ("cpu", "name"),
+    [
+        ("AMD EPYC 7B13", "amd-epyc-7b13-8"),
+        ("Intel(R) Xeon(R) Platinum 8481C CPU @ 2.70GHz", "intel-xeon-platinum-8481c-8"),
+        ("Odd --> name", "odd-name-8"),
+    ],
+)
+def test_a_machine_is_named_by_its_processor_and_cores(cpu: str, name: str) -> None:
+    assert report._name({"cpu": cpu, "cores": 8}) == name
