@@ -17,7 +17,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from recsys.bench.card import machine
-from recsys.bench.dataflow import with_ids
+from recsys.bench.dataflow import copied, with_ids
 from recsys.bench.lookup_peers import DTYPES, Contender, absent, peers, recycled
 from recsys.bench.lookup_rig import Rig, Turns, bound_us, rotations
 from recsys.config import nearest
@@ -65,7 +65,7 @@ _TOLERANCE: dict[Dtype, float] = {"fp32": 1e-6, "fp16": 5e-4, "int8": 6e-3}
 
 
 def measure(
-    only: Sequence[str] = (), batches: Sequence[int] = (), ids: Sequence[Distribution] = (), seconds: float = 1.0
+    only: Sequence[str] = (), batches: Sequence[int] = (), ids: Sequence[Distribution] = (), seconds: float = 0.7
 ) -> dict[str, Any]:
     """Look up the workloads' ids with everybody; what `recsys bench lookup` prints as JSON.
 
@@ -146,11 +146,7 @@ def _ours(dtype: Dtype, kernels: CpuKernels, x: Tensor) -> Contender:
         kernels.look_up(ids, x)
         return x
 
-    return Contender(f"gather, {kernels.isa}", "ours", dtype, _copied, run)
-
-
-def _copied(ids: JaggedIds) -> JaggedIds:
-    return JaggedIds(ids.features, ids.values.clone(), None if ids.offsets is None else ids.offsets.clone())
+    return Contender(f"gather, {kernels.isa}", "ours", dtype, copied, run)
 
 
 def _check(rig: Rig, contenders: Sequence[Contender], ids: JaggedIds) -> None:

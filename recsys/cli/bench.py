@@ -72,7 +72,7 @@ def lookup(
     only: tuple[str, ...] = (),
     batch: tuple[int, ...] = (),
     ids: tuple[Literal["zipf", "uniform", "equal", "trace"], ...] = ("zipf", "uniform", "equal", "trace"),
-    seconds: float = 1.0,
+    seconds: float = 0.7,
     results: Path | None = None,
 ) -> Result:
     """Measure how long the look-ups of whole workloads take, beside their peers.

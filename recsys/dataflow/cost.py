@@ -55,6 +55,9 @@ class CostModel:
         self._works: dict[tuple[str, int, float], Work] = {}
         self._readings: dict[tuple[str, int], Floats] = {}
 
+    error = 0.1
+    """Of plans with each other; single pieces are off by more."""
+
     @property
     def fingerprint(self) -> str:
         """Of the platform."""
@@ -70,12 +73,21 @@ class CostModel:
 
     def crowd(self, cores: int, batch: int) -> float:
         """How many times longer work takes with so many cores at it, by what a batch goes through."""
-        all_cores = len(self.platform.cores)
-        if cores == 1 or all_cores == 1 or not self.platform.crowd:
+        if cores == 1 or not self.platform.crowd:
             return 1.0
-        sizes, times = zip(*self.platform.crowd, strict=True)
-        full = float(np.interp(math.log(max(1.0, float(self._whole(batch)[ONE]))), np.log(sizes), times))
-        return 1 + (full - 1) * (cores - 1) / (all_cores - 1)
+        passed, counts = math.log(max(1.0, float(self._whole(batch)[ONE]))), {n for n, _, _ in self.platform.crowd}
+        times = [1.0]
+        for count in sorted(counts):
+            points = sorted((size, ratio) for n, size, ratio in self.platform.crowd if n == count)
+            sizes, ratios = zip(*points, strict=True)
+            times.append(float(np.interp(passed, np.log(sizes), ratios)))
+        return float(np.interp(math.log2(cores), np.log2([1, *sorted(counts)]), np.maximum.accumulate(times)))
+
+    def floor_us(self, batch: int) -> float:
+        """µs that all cores together need to write an output past the caches; 0 where it goes through them."""
+        if self.platform.write_gbs is None or not self._goes_past(batch):
+            return 0.0
+        return batch * sum(known.out_bytes for known in self.known.values()) / self.platform.write_gbs / 1e3
 
     def reduce_us(self, piece: Piece, batch: int) -> float:
         """µs to add partial sums of a row range to the output; a bag of one id has only one."""

@@ -3,8 +3,9 @@
 Each batch size is planned by itself, for all cores and for fewer of them, since waking a core costs. A look-up stays
 whole, or its bags are shared out, or its rows are cut into ranges, so that each fits a core's cache and every core adds
 its partial sums; then the ranges have the same shares. `recsys.dataflow.search` says how the search goes. The symmetric
-plan, in which every core does all look-ups for its share of the batch, and a single core are weighed too, and the
-fastest of all is returned.
+plan, in which every core does all look-ups for its share of the batch, and a single core are weighed too. Predictions
+err, and a core that was woken for nothing is a loss: more cores are taken only where that is predicted to end sooner by
+more than the error, and so are plans that are not symmetric.
 
 *The bound.* Let cost(p) be what a piece p costs alone on a core, and fraction(p) its part of its look-up's rows. Over
 its pieces of all bags, with its rows cut into 1, 2, 4, ... up to k equal ranges, a look-up takes at least
@@ -24,7 +25,7 @@ from tqdm import tqdm
 
 from recsys.dataflow.plan import DataFlowPlan, Piece, PlannedLookup, PlannedTable, Schedule
 from recsys.dataflow.search import search
-from recsys.dataflow.weigh import Core, Costs, Meter
+from recsys.dataflow.weigh import Core, Costs, Meter, last
 from recsys.dataflow.workload import Workload
 from recsys.errors import ConfigError
 
@@ -81,12 +82,25 @@ def _plan(
 
 
 def _fastest(meter: Meter, most: int) -> list[Core]:
-    """What each core does: the best search for all cores or fewer, if it beats the symmetric plan."""
-    found = [_symmetric(meter, cores) for cores in _numbers(most)]
+    """What each core does: the best search for all cores or fewer, if it beats the symmetric plan by enough."""
+    best = _best_symmetric(meter, most)
+    least = (1 - meter.costs.error) * meter.predicted(best)
     for cores in sorted(_numbers(most)[1:], key=lambda n: (meter.bound(n), n)):
-        if meter.bound(cores) < min(map(meter.predicted, found)):
-            found.append(search(meter, cores))
-    return min(found, key=meter.predicted)
+        if meter.bound(cores) < least:
+            found = search(meter, cores)
+            if meter.predicted(found) < least:
+                best, least = found, meter.predicted(found)
+    return best
+
+
+def _best_symmetric(meter: Meter, most: int) -> list[Core]:
+    """The symmetric plan on one core, or on more where they are worth it; each has a bag of its own."""
+    first, *others = (_symmetric(meter, cores) for cores in _numbers(min(most, meter.batch)))
+    best = first
+    for one in others:
+        if meter.predicted(one) < (1 - meter.costs.error) * meter.predicted(best):
+            best = one
+    return best
 
 
 def _numbers(most: int) -> list[int]:
@@ -101,19 +115,30 @@ def _symmetric(meter: Meter, cores: int) -> list[Core]:
 
 
 def _schedule(meter: Meter, cores: Sequence[Core], most: int) -> Schedule:
-    predicted = meter.predicted(cores)
+    predicted, floor = _limited(meter, cores), meter.costs.floor_us(meter.batch)
     return Schedule(
         batch=meter.batch,
         pieces=tuple(_pieces(meter, cores)),
         predicted_us=predicted,
-        bound_us=min(predicted, *(meter.bound(n) for n in range(1, most + 1))),
-        symmetric_us=min(meter.predicted(_symmetric(meter, cores)) for cores in _numbers(most)),
+        bound_us=min(predicted, *(max(meter.bound(n), floor) for n in range(1, most + 1))),
+        symmetric_us=_limited(meter, _best_symmetric(meter, most)),
     )
+
+
+def _limited(meter: Meter, cores: Sequence[Core]) -> float:
+    """µs of the whole plan, with what all cores share as the limit.
+
+    Plans are chosen without it: more cores than the memory keeps busy cost next to nothing, and where others use the
+    machine, too, the memory may be faster the next moment.
+    """
+    wake = meter.costs.wake_us(sum(bool(core.parts) for core in cores))
+    return wake + max(meter.predicted(cores) - wake, meter.costs.floor_us(meter.batch))
 
 
 def _pieces(meter: Meter, cores: Sequence[Core]) -> list[Piece]:
     """The cores' parts with their bags settled; what an executor may do in one go stands together."""
-    crowd = meter.costs.crowd(sum(bool(core.parts) for core in cores), meter.batch)
+    wake = meter.costs.wake_us(sum(bool(core.parts) for core in cores))
+    crowd = (_limited(meter, cores) - wake) / (last(cores) or 1.0)
     dims = {lookup.name: meter.workload.table(lookup.table).dim for lookup in meter.workload.lookups}
     taken: dict[tuple[int, tuple[int, int], int], int] = {}
     found = []

@@ -98,8 +98,10 @@ class Platform(Config):
     """What each further look-up adds to a call."""
     wake_us: Points = ()
     """(cores, µs that sharing a batch out among them adds), of threads that slept."""
-    crowd: Points = ()
-    """(working set of each core, its time with all cores reading ÷ alone)."""
+    crowd: tuple[tuple[int, int, float], ...] = ()
+    """(cores, working set of each, its time with so many cores reading ÷ alone)."""
+    write_gbs: float | None = Field(default=None, gt=0)
+    """Bytes a nanosecond of all cores together that write an output past the caches."""
     edge_ns: float = Field(default=0.0, ge=0)
     """What a bag adds where its columns meet those of another core: both cores write to neighbouring lines."""
     read_gbs: float = Field(gt=0)
@@ -139,8 +141,10 @@ class Platform(Config):
             raise ValueError(f"`column_ns` must hold {', '.join(get_args(Dtype))}")
         if any(cores < 2 for cores, _ in self.wake_us):
             raise ValueError("`wake_us` is of 2 cores or more")
-        if any(times < 1 for _, times in self.crowd):
-            raise ValueError("`crowd` is how many times longer work takes, which is 1 or more")
+        if any(cores < 2 or size < 1 or not times >= 1 for cores, size, times in self.crowd):
+            raise ValueError("`crowd` is how many times longer work takes, 1 or more, of 2 cores or more")
+        if self.crowd and not _is_grid([(cores, size) for cores, size, _ in self.crowd]):
+            raise ValueError("`crowd` must hold each number of cores with each working set once")
         for name in ("cores", "write", "bag_ns", "add_ns", "fresh", "scatter"):
             if not getattr(self, name):
                 raise ValueError(f"`{name}` must not be empty")
@@ -182,7 +186,7 @@ class Platform(Config):
 
     def toml(self) -> str:
         """The platform as TOML, a line for each quantity and each reading."""
-        return compact_toml(self.model_dump(mode="json"), ("cores", "gather", "write"))
+        return compact_toml(self.model_dump(mode="json", exclude_none=True), ("cores", "gather", "write"))
 
     @classmethod
     def read(cls, path: Path) -> Self:

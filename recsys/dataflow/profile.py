@@ -48,6 +48,8 @@ CHUNKS = 12
 IDS = 1 << 15
 """Ids of one timed run: long beside a call, short beside the time that a core is taken away for."""
 BAG = 32
+WAKE_BAGS = 2048
+"""A core's share of a batch that threads are woken for: some µs."""
 LINE, PAGE, ID_BYTES = 64, 4096, 8
 
 
@@ -100,7 +102,7 @@ class Bench:
             found.append(time.perf_counter_ns() - start)
         return statistics.median(found) / per
 
-    def call_ns(self, kernels: CpuKernels, ids: JaggedIds, x: Tensor, calls: int = 200) -> float:
+    def call_ns(self, kernels: CpuKernels, ids: JaggedIds, x: Tensor, calls: int) -> float:
         """Median ns of the same call again and again."""
         found = []
         for _ in range(CHUNKS):
@@ -108,6 +110,16 @@ class Bench:
             for _ in range(calls):
                 kernels.look_up(ids, x)
             found.append((time.perf_counter_ns() - start) / calls)
+        return statistics.median(found)
+
+    def rare_call_ns(self, kernels: CpuKernels, ids: JaggedIds, x: Tensor) -> float:
+        """Median ns of a call some time after the one before, as those of a server are."""
+        found = []
+        for _ in range(8 * CHUNKS):
+            _busy()
+            start = time.perf_counter_ns()
+            kernels.look_up(ids, x)
+            found.append(time.perf_counter_ns() - start)
         return statistics.median(found)
 
 
@@ -174,6 +186,7 @@ def _probes(bench: Bench) -> Iterator[Probe]:
     yield Probe(("read",), lambda: _read_ns(bench))
     if len(bench.cores) > 1:
         yield Probe(("edge",), lambda: _edge_ns(bench))
+        yield Probe(("write all",), lambda: _write_all_ns(bench))
 
 
 def _reads(bench: Bench, pages: Pages, row_bytes: Sequence[int], sets: Sequence[int]) -> Iterator[Probe]:
@@ -342,7 +355,7 @@ def _calls(bench: Bench) -> Iterator[Probe]:
     for count in (1, 65):
         slots = [Slot(str(k), k, rows, 16 * k) for k in range(count)]
         kernels, ids, x = CpuKernels(slots), bench.ids(256, count, 1), torch.zeros(1, 16 * count)
-        yield Probe(("call", count), lambda k=kernels, i=ids, x=x: bench.call_ns(k, i, x))  # type: ignore[misc]
+        yield Probe(("call", count), lambda k=kernels, i=ids, x=x: bench.rare_call_ns(k, i, x))  # type: ignore[misc]
     for count in _core_counts(len(bench.cores)):
         yield Probe(("wake", count), lambda count=count: _wake_ns(bench, count))  # type: ignore[misc]
 
@@ -364,24 +377,20 @@ def _shared(bench: Bench, slots: Sequence[Slot], count: int) -> CpuKernels:
 
 
 def _wake_ns(bench: Bench, count: int) -> float:
-    """What sharing a batch out adds: its time, less that of one core divided by the cores."""
-    rows, bags = bench.rows(64, 1 << 18), 4096 * count
-    slots = [Slot("0", 0, rows, 0)]
-    alone, shared, x = CpuKernels(slots), _shared(bench, slots, count), torch.zeros(bags, 16)
-    found: list[tuple[int, int]] = []
-    for _ in range(CHUNKS):
-        ids = bench.ids(rows.data.shape[0], 1, bags)
-        _busy()
-        times = [time.perf_counter_ns()]
-        for kernels in (alone, shared):
-            if kernels is shared:
-                _busy()
-                times.append(time.perf_counter_ns())
+    """What sharing a batch out adds: where its time begins on the line through two sizes of every core's share."""
+    rows, times = bench.rows(64, 1 << 18), []
+    kernels = _shared(bench, [Slot("0", 0, rows, 0)], count)
+    for share in (WAKE_BAGS, 4 * WAKE_BAGS):
+        x = torch.zeros(share * count, 16)
+        found = []
+        for _ in range(CHUNKS):
+            ids = bench.ids(rows.data.shape[0], 1, share * count)
+            _busy()
+            start = time.perf_counter_ns()
             kernels.look_up(ids, x)
-            times.append(time.perf_counter_ns())
-        found.append((times[1] - times[0], times[3] - times[2]))
-    one, many = (statistics.median(pair[k] for pair in found) for k in range(2))
-    return max(many - one / count, 0.0)
+            found.append(time.perf_counter_ns() - start)
+        times.append(statistics.median(found))
+    return max(times[0] - (times[1] - times[0]) / 3, 0.0)
 
 
 def _busy() -> None:
@@ -392,21 +401,31 @@ def _busy() -> None:
 
 
 def _crowds(bench: Bench) -> Iterator[Probe]:
-    """All cores reading at once, each its own bags, beside one core alone."""
-    count = len(bench.cores)
-    for size in [bench.sets[k] for k in (2, 5, -1)] if count > 1 else []:
-        rows = bench.rows(256, size)
-        slots = [Slot("0", 0, rows, 0)]
-        alone, shared = CpuKernels(slots), _shared(bench, slots, count)
+    """Some cores reading at once, each its own long bags, beside one core alone."""
+    for size in [bench.sets[k] for k in (2, 5, -1)]:
+        for count in _core_counts(len(bench.cores)):
+            rows = bench.rows(256, size)
+            slots = [Slot("0", 0, rows, 0)]
+            alone, shared = CpuKernels(slots), _shared(bench, slots, count)
 
-        def run(rows: Rows = rows, alone: CpuKernels = alone, shared: CpuKernels = shared) -> float:
-            bench.touch(rows)
-            one, many = 16 * IDS, 16 * IDS * count
-            x, y = torch.zeros(one, 64), torch.zeros(many, 64)
-            single = bench.chunk_ns(alone, lambda: bench.ids(rows.data.shape[0], 1, one), x, 1)
-            return max(1.0, bench.chunk_ns(shared, lambda: bench.ids(rows.data.shape[0], 1, many), y, 1) / single)
+            def run(rows: Rows = rows, alone: CpuKernels = alone, shared: CpuKernels = shared, n: int = count) -> float:
+                bench.touch(rows)
+                one, many = 4 * IDS // BAG, 4 * IDS // BAG * n
+                x, y = torch.zeros(one, 64), torch.zeros(many, 64)
+                single = bench.chunk_ns(alone, lambda: bench.ids(rows.data.shape[0], 1, one, BAG), x, 1)
+                shared_ns = bench.chunk_ns(shared, lambda: bench.ids(rows.data.shape[0], 1, many, BAG), y, 1)
+                return max(1.0, shared_ns / single)
 
-        yield Probe(("crowd", size), run)
+            yield Probe(("crowd", count, size), run)
+
+
+def _write_all_ns(bench: Bench) -> float:
+    """Nanoseconds of a byte of an output that all cores write past the caches."""
+    width, rows = LINE * WRITERS, bench.rows(LINE, LINE)
+    slots = [Slot(str(k), k, rows, k * LINE // 4) for k in range(WRITERS)]
+    bags = 4 * PAST // width
+    kernels, x = _shared(bench, slots, len(bench.cores)), torch.zeros(bags, width // 4)
+    return bench.chunk_ns(kernels, lambda: bench.ids(1, WRITERS, bags), x, bags * width)
 
 
 EDGES = 24
@@ -450,7 +469,8 @@ def _platform(cores: tuple[Core, ...], found: dict[tuple[str | int, ...], list[f
         call_us=round(call, 3),
         lookup_us=round(max(0.0, (value["call", 65] - value["call", 1]) / 64e3), 4),
         wake_us=tuple((int(n[1]), round(us / 1e3, 1)) for n, us in value.items() if n[0] == "wake"),
-        crowd=tuple((int(n[1]), round(times, 3)) for n, times in value.items() if n[0] == "crowd"),
+        crowd=tuple((int(n[1]), int(n[2]), round(times, 3)) for n, times in value.items() if n[0] == "crowd"),
+        write_gbs=round(1 / value["write all",], 2) if ("write all",) in value else None,
         edge_ns=round(value.get(("edge",), 0.0), 3),
         read_gbs=round(1 / value["read",], 2),
         bag_ns=bags,

@@ -31,6 +31,11 @@ class Costs(Protocol):
         """Of the platform."""
         ...
 
+    @property
+    def error(self) -> float:
+        """Share by which predictions of two plans may be off: a plan that gains less over a simpler one is no gain."""
+        ...
+
     def core_us(self, pieces: Sequence[Piece], batch: int) -> Sequence[float]:
         """Predicted µs of each piece when one core does all of these for this batch, sharing its private cache.
 
@@ -48,6 +53,10 @@ class Costs(Protocol):
 
     def crowd(self, cores: int, batch: int) -> float:
         """How many times longer work takes while so many cores are at it; at least 1."""
+        ...
+
+    def floor_us(self, batch: int) -> float:
+        """µs that the work takes at least, on however many cores: what they share limits it."""
         ...
 
 

@@ -94,14 +94,22 @@ def test_waking_cores_adds_to_the_call() -> None:
     assert [costs.wake_us(n) for n in (1, 2, 3, 4, 8)] == [1, 11, 16, 21, 31]
 
 
-def test_a_crowd_slows_down_by_what_was_measured_for_all_cores() -> None:
-    crowded = machine(crowd=[(1 << 10, 1.0), (1 << 40, 4.0)])
-    small, large = (CostModel(workload(1000), crowded).crowd(4, batch) for batch in (64, 1 << 16))
-    assert 1 < small < large < 4
+def test_a_crowd_slows_down_by_what_was_measured_of_so_many_cores() -> None:
+    crowded = machine(crowd=[(n, size, 1 + n * k / 4) for n in (2, 4) for k, size in enumerate((1 << 10, 1 << 40))])
     costs = CostModel(workload(1000), crowded)
+    assert 1 < costs.crowd(4, 64) < costs.crowd(4, 1 << 16) < 2
     assert costs.crowd(1, 64) == 1
-    assert costs.crowd(2, 64) - 1 == pytest.approx((costs.crowd(4, 64) - 1) / 3)
+    assert costs.crowd(2, 64) - 1 == pytest.approx((costs.crowd(4, 64) - 1) / 2)
+    assert costs.crowd(2, 64) < costs.crowd(3, 64) < costs.crowd(4, 64) == costs.crowd(64, 64)
     assert CostModel(workload(1000), machine()).crowd(4, 64) == 1
+
+
+def test_an_output_past_the_caches_is_not_written_faster_than_memory_takes_it() -> None:
+    what = workload(1000)  # one id a bag, rows of 64 bytes
+    costs = CostModel(what, machine(past=[(64, 1.0)], write_gbs=16.0))
+    assert costs.floor_us(1 << 20) == pytest.approx((1 << 20) * 64 / 16 / 1e3)
+    assert costs.floor_us(64) == 0  # goes through the caches
+    assert CostModel(what, machine(past=[(64, 1.0)])).floor_us(1 << 20) == 0
 
 
 def test_no_bags_cost_next_to_nothing() -> None:

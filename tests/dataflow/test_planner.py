@@ -99,6 +99,7 @@ class Fixed:
 
     us: dict[str, float]
     fingerprint: str = "fixed"
+    error: float = 0.0
 
     def core_us(self, pieces: Sequence[Piece], batch: int) -> list[float]:
         return [
@@ -114,6 +115,9 @@ class Fixed:
 
     def crowd(self, cores: int, batch: int) -> float:
         return 1.0
+
+    def floor_us(self, batch: int) -> float:
+        return 0.0
 
 
 def indivisible(us: Sequence[float]) -> tuple[Workload, Fixed]:
@@ -224,6 +228,28 @@ def test_fewer_cores_are_woken_where_each_one_costs() -> None:
 
     schedule = plan(CRITEO, Dear(CRITEO), 64, [512]).schedules[0]
     assert 2 <= len(schedule.loads()) <= 8
+
+
+@pytest.mark.parametrize(("error", "cores"), [(0.0, 2), (0.2, 2), (0.6, 1)])
+def test_more_cores_must_gain_more_than_predictions_may_be_off(error: float, cores: int) -> None:
+    work = workload(*((30_000, 64, 100) for _ in range(4)))
+    schedule = plan(work, ToyCosts(work, error=error, threads_us=0), 2, [1]).schedules[0]
+    assert len(schedule.loads()) == cores
+    assert schedule.predicted_us <= (schedule.symmetric_us or 0)
+
+
+def test_what_all_cores_share_limits_every_plan() -> None:
+    @dataclass
+    class Shared(ToyCosts):
+        def floor_us(self, batch: int) -> float:
+            return 500.0
+
+    costs = Shared(CRITEO)
+    schedule = plan(CRITEO, costs, 16, [512]).schedules[0]
+    cores = len(schedule.loads())
+    assert schedule.predicted_us == pytest.approx(500 + costs.wake_us(cores))
+    assert schedule.bound_us <= schedule.predicted_us
+    assert max(schedule.loads().values()) == pytest.approx(500)
 
 
 @pytest.mark.parametrize("cores", [1, 2, 64])

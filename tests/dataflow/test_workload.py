@@ -215,6 +215,7 @@ SUMS = {  # tables, rows, dim, ids a sample; added up by hand from the sources
     "criteo-x1": (26, 2_086_329, 16, 26),
     "criteo-x4": (39, 910_747, 16, 39),
     "frappe": (10, 5_399, 16, 10),
+    "meta-2021": (856, 856 * 72_015, 64, 856 * 8.344),
     "mlperf-dlrm-v2": (26, 204_184_588, 128, 214),
     "movielens-latest": (3, 90_242, 16, 3),
     "rm1": (8, 8 * 4_000_000, 32, 8 * 80),

@@ -25,6 +25,7 @@ class ToyCosts:
     """Adding one partial sum to the output."""
     threads_us: float = 4.0
     fingerprint: str = "toy"
+    error: float = 0.0
     calls: int = field(default=0, init=False)
 
     def __post_init__(self) -> None:
@@ -71,6 +72,9 @@ class ToyCosts:
 
     def crowd(self, cores: int, batch: int) -> float:
         return 1.0
+
+    def floor_us(self, batch: int) -> float:
+        return 0.0
 
     def wake_us(self, cores: int) -> float:
         return 0.0 if cores == 1 else self.threads_us + 0.05 * cores

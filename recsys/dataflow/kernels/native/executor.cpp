@@ -11,6 +11,8 @@ namespace recsys {
 namespace {
 
 constexpr int64_t kTaskBytes = 128 << 10;  // read and written by one claimed task: some 10 µs, so that a stall costs little
+constexpr int64_t kLeastBytes = 16 << 10;   // of a task of a small batch, of which a core that wakes late still gets its part
+constexpr int64_t kTasks = 8;               // for each lane, of such a batch
 constexpr int64_t kTaskBags = 64;           // of one id, at least: kernels go from look-up to look-up after as many
 constexpr int64_t kTileBytes = 512 << 10;  // of a table that is streamed; a part of a core's own cache
 constexpr size_t kKept = 16 << 20;         // bytes of room for sorting that a thread keeps from batch to batch
@@ -159,6 +161,7 @@ struct Executor::Shared : Job {
     left = std::vector<std::atomic<int64_t>>(schedule.shares.size());
     partial.resize(schedule.shares.size());
     for (size_t k = 0; k < left.size(); k++) left[k] = schedule.shares[k];
+    task_bytes = std::clamp(total() / (lanes * kTasks), kLeastBytes, kTaskBytes);
     for (const Part& part : schedule.parts) {
       add(part);
       ends[lanes == 1 ? 0 : part.lane] = static_cast<int64_t>(tasks.size());
@@ -185,10 +188,10 @@ struct Executor::Shared : Job {
     const size_t count = part.lookups.size();
     for (size_t first = 0, last = 0; first < count; first = last) {
       int64_t total = 0;
-      while (last < count && (total < kTaskBytes || !form.jagged)) total += bytes(part.lookups[last++], from, to);
+      while (last < count && (total < task_bytes || !form.jagged)) total += bytes(part.lookups[last++], from, to);
       const int64_t least = form.jagged ? 1 : kTaskBags;
       const int64_t most = std::max<int64_t>(bags / least, 1);
-      const int64_t parts = blocks() ? most : std::clamp<int64_t>(total / kTaskBytes, 1, most);
+      const int64_t parts = blocks() ? most : std::clamp<int64_t>(total / task_bytes, 1, most);
       int64_t begin = from;
       for (int64_t k = 1; k <= parts; k++) {
         const int64_t end = k == parts ? to : std::max(begin, cut(part.lookups[last - 1], from, to, k, parts));
@@ -214,6 +217,13 @@ struct Executor::Shared : Job {
     auto& own = partial[part.sums];
     own.emplace_back(own.empty() ? nullptr : new float[bags * part.lookups[0].rows.dim]);
     return own.back().get();
+  }
+
+  int64_t total() const {
+    int64_t found = 0;
+    for (const Part& part : schedule.parts)
+      for (const Lookup& lookup : part.lookups) found += bytes(lookup, bound(part.from, call.size), bound(part.to, call.size));
+    return found;
   }
 
   // Of rows read and of rows written.
@@ -286,6 +296,7 @@ struct Executor::Shared : Job {
   const Call& call;
   const Form form;
   std::vector<int64_t>* const times;
+  int64_t task_bytes = kTaskBytes;
   std::vector<Task> tasks;
   std::vector<int64_t> spent;  // ticks, by task
   std::vector<std::vector<std::unique_ptr<float[]>>> partial;  // by sums, by part
