@@ -263,8 +263,9 @@ def _draw(workload: Workload, size: int, plans: int) -> tuple[int, list[JaggedId
     each = _IDS / ids / plans
     turn = int(np.clip(each / _TURNS[1], *_TURN))
     turns = int(np.clip(each / turn, *_TURNS))
-    rng = np.random.default_rng(0)
-    return turn, [draw(workload, size, rng) for _ in range(turn * turns * plans)]
+    count = turn * turns * plans
+    drawn = draw(workload, size * count, np.random.default_rng(0))
+    return turn, [drawn.take(torch.arange(k * size, (k + 1) * size)) for k in range(count)]
 
 
 def _check(slots: Sequence[Slot], ids: JaggedIds, kernels: dict[str, CpuKernels], x: Tensor) -> None:
