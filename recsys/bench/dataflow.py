@@ -137,17 +137,18 @@ def measure(
         rows = [row for workload in workloads for row in _workload(workload, platform, cores, batches, ids)]
     finally:
         torch.set_num_threads(threads)
-    errors = [abs(p["predicted_us"] / p["us"] - 1) for row in rows for p in row["pieces"] if p["us"] >= _ALONE_US]
-    plans = [abs(row["predicted_us"] / row["us"] - 1) for row in rows]
-    summary = {
-        **{
-            f"{name}_error": _rounded(of(errors or [0.0]))
-            for name, of in (("median", statistics.median), ("worst", max))
-        },
-        **{f"{name}_plan_error": _rounded(of(plans)) for name, of in (("median", statistics.median), ("worst", max))},
-    }
+    pieces = [piece for row in rows for piece in row["pieces"]]
+    counted = [one for one in pieces if max(one["us"], one["predicted_us"]) >= _ALONE_US]
+    summary = {"pieces": len(pieces), "pieces_counted": len(counted), **_errors("", counted), **_errors("_plan", rows)}
     about = {"machine": machine(["fbgemm-gpu-cpu"]), "platform": platform.fingerprint}
     return {"bench": "dataflow", **about, **summary, "rows": rows}
+
+
+def _errors(kind: str, found: Sequence[dict[str, Any]]) -> dict[str, float | None]:
+    """How far predictions are off what was measured; None where there is nothing to tell."""
+    off = [abs(one["predicted_us"] / max(one["us"], 1e-3) - 1) for one in found]
+    of: dict[str, Callable[[list[float]], float]] = {"median": statistics.median, "worst": max}
+    return {f"{name}{kind}_error": _rounded(tell(off)) if off else None for name, tell in of.items()}
 
 
 def _workload(
@@ -203,7 +204,7 @@ def _run(
         "one_core_us": us["1"],
         "ratio_symmetric": _rounded(symmetric_us / us["planned"]),
         **_fbgemm(slots, drawn, cores),
-        "pieces": _pieces(planned, pieces, turn, us["planned"] - costs.wake_us(len(planned.loads()))),
+        "pieces": _pieces(planned, pieces, turn, us["planned"] / us["pieces"]),
     }
 
 
@@ -231,15 +232,16 @@ def _fbgemm(slots: Sequence[Slot], drawn: Sequence[JaggedIds], cores: int) -> di
     if not installed() or any(slot.rows.dtype == "int8" for slot in slots):
         return {"fbgemm_us": None, "fbgemm_threads": None}
     kernels, found = FbgemmKernels(slots), []
-    batches = [(ids.values, ids.full_offsets(), ids.weights) for ids in drawn[:_CALLS]]
     try:
         for count in _counts(cores):
             torch.set_num_threads(count)
             times = []
-            for values, offsets, weights in batches:
+            for ids in drawn[:_CALLS]:
                 _busy(_GAP_NS)
+                new = copied(ids)
+                offsets = new.full_offsets()
                 start = time.perf_counter_ns()
-                kernels.sums(values, offsets, weights)
+                kernels.sums(new.values, offsets, new.weights)
                 times.append((time.perf_counter_ns() - start) / 1e3)
             found.append((round(statistics.median(times[_CALLS // 3 :]), 2), count))
     finally:
@@ -263,8 +265,10 @@ def _draw(workload: Workload, size: int, plans: int) -> tuple[int, list[JaggedId
     each = _IDS / ids / plans
     turn = int(np.clip(each / _TURNS[1], *_TURN))
     turns = int(np.clip(each / turn, *_TURNS))
-    count = turn * turns * plans
-    drawn = draw(workload, size * count, np.random.default_rng(0))
+    count, rng = turn * turns * plans, np.random.default_rng(0)
+    if count * ids > 2 * _IDS:  # they are large, and would lie in memory twice
+        return turn, [draw(workload, size, rng) for _ in range(count)]
+    drawn = draw(workload, size * count, rng)
     return turn, [drawn.take(torch.arange(k * size, (k + 1) * size)) for k in range(count)]
 
 
@@ -308,15 +312,13 @@ def _busy(ns: int) -> None:
         pass
 
 
-def _pieces(planned: Schedule, times: Sequence[Sequence[int]], turn: int, us: float) -> list[dict[str, Any]]:
-    """Each piece's part of what the cores take together.
+def _pieces(planned: Schedule, times: Sequence[Sequence[int]], turn: int, share: float) -> list[dict[str, Any]]:
+    """What each piece took, of batches that were timed piece by piece.
 
-    A core that is timed piece by piece takes longer than one that does all in one go. So a piece's own time only says
-    what part of its core's time it is; what the cores take is the plan's time `us`, without what waking them takes.
+    Apart from each other pieces take longer than in one go. So each counts as much less as the plan as a whole takes
+    less: `share`, both measured, of the time that the batch took piece by piece.
     """
-    timed = [statistics.median(one) / 1e3 for one in zip(*_warm(times, turn), strict=True)]
-    apart = max(sum(timed) / len(planned.loads()), 1e-9)
-    measured = [one * max(us, 0.0) / apart for one in timed]
+    measured = [statistics.median(one) / 1e3 * share for one in zip(*_warm(times, turn), strict=True)]
     return [
         {
             "lookup": piece.lookup,

@@ -183,8 +183,14 @@ def _plan_row(row: Row) -> tuple[str, ...]:
 
 
 def errors_line(found: Row) -> str:
-    """How well pieces of plans were predicted."""
-    return f"pieces: predicted within {found['median_error']:.0%} (median), at worst {found['worst_error']:.0%}"
+    """How well plans and their pieces were predicted."""
+    whole = (
+        f"plans: predicted within {found['median_plan_error']:.0%} (median), at worst {found['worst_plan_error']:.0%}"
+    )
+    if found["median_error"] is None:
+        return f"{whole}; all pieces are shorter than a microsecond"
+    pieces = f"{found['pieces_counted']:,} of {found['pieces']:,} pieces, those of a microsecond or more"
+    return f"{whole}; {pieces}: within {found['median_error']:.0%} (median), at worst {found['worst_error']:.0%}"
 
 
 _BODIES: dict[str, Callable[[Row], tuple[dict[str, str], list[str]]]] = {

@@ -89,9 +89,6 @@ def lookup(
 
     section = None if results is None else Section("lookup", results)
     found = measure(only, batch, ids, seconds)
-    if section is not None:
-        given = {"only": only, "batch": batch, "ids": ids, "seconds": seconds, "results": results}
-        section.write(found, command_line(lookup, "recsys bench lookup", given))
     screen = console()
     screen.print(_card(found["machine"], {**_lookup_facts(found), **LOOKUP_FACTS}))
     for (name, kind), rows in groupby(found["rows"], lambda row: (row["workload"], row["ids"])):
@@ -100,6 +97,9 @@ def lookup(
         screen.print(cells_table(distributions_cells(found)))
     for name, command in found["absent"].items():
         screen.print(f"absent: {name}; it runs after `{command}`", markup=False)
+    if section is not None:
+        given = {"only": only, "batch": batch, "ids": ids, "seconds": seconds, "results": results}
+        section.write(found, command_line(lookup, "recsys bench lookup", given))
     return found
 
 

@@ -50,13 +50,13 @@ def dataflow(
 
     section = None if results is None else Section("dataflow", results)
     found = measure([Workload.find(name).cap(cap).pooled() for name in workload], here(platform), cores, batch, ids)
+    screen = console()
+    screen.print(cells_table(plans_cells(found)), _worst(found), sep="\n")
+    screen.print(errors_line(found))
     if section is not None:
         given = {"workload": workload, "batch": batch, "ids": ids, "cores": cores, "cap": cap, "platform": platform}
         words = given | {"results": results}
         section.write(found, command_line(dataflow, "recsys bench dataflow", words, positional="workload"))
-    screen = console()
-    screen.print(cells_table(plans_cells(found)), _worst(found), sep="\n")
-    screen.print(errors_line(found))
     return found
 
 

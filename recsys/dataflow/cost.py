@@ -68,7 +68,9 @@ class CostModel:
         if cores == 1 or not self.platform.wake_us:
             return self.platform.call_us
         counts, us = zip(*self.platform.wake_us, strict=True)
-        wake = float(np.interp(cores, counts, us)) * max(1.0, math.log2(cores) / math.log2(counts[-1]))
+        wake = float(np.interp(cores, counts, np.maximum.accumulate(us))) * max(
+            1.0, math.log2(cores) / math.log2(counts[-1])
+        )
         return self.platform.call_us + wake
 
     def crowd(self, cores: int, batch: int) -> float:

@@ -70,7 +70,7 @@ class Schedule(Config):
     """No plan of the pieces that were weighed can be faster: see `recsys.dataflow.planner`."""
     symmetric_us: float | None = Field(default=None, ge=0)
     """Predicted for the symmetric plan, in which every core does all look-ups for its share of the batch, on the best
-    of 1, 2, 4, … and all cores."""
+    of 1, 2, 4, … and all cores, as far as there are bags for them."""
 
     def loads(self) -> dict[int, float]:
         """Core -> predicted µs of its pieces, ascending by core."""

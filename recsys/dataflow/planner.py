@@ -19,6 +19,7 @@ Hot rows are not split from cold ones, since nothing in a workload says that row
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 from tqdm import tqdm
@@ -33,7 +34,10 @@ __all__ = ["Costs", "plan", "symmetric"]
 
 
 def plan(workload: Workload, costs: Costs, cores: int, batches: Sequence[int] | None = None) -> DataFlowPlan:
-    """The plan that is predicted to end soonest, never later than the symmetric one.
+    """The plan that is predicted to end soonest, as far as the costs can tell plans apart.
+
+    Than a symmetric plan it is predicted to be later by less than `Costs.error`, if at all; but for the waking of cores
+    where what they share is the limit (`Costs.floor_us`).
 
     Args:
         workload: Tables, look-ups and their ids.
@@ -83,13 +87,16 @@ def _plan(
 
 def _fastest(meter: Meter, most: int) -> list[Core]:
     """What each core does: the best search for all cores or fewer, if it beats the symmetric plan by enough."""
-    best = _best_symmetric(meter, most)
-    least = (1 - meter.costs.error) * meter.predicted(best)
+    best, trust = _best_symmetric(meter, most), 1 - meter.costs.error
+    least = trust * meter.predicted(best)
+    found: dict[int, list[Core]] = {}
     for cores in sorted(_numbers(most)[1:], key=lambda n: (meter.bound(n), n)):
-        if meter.bound(cores) < least:
-            found = search(meter, cores)
-            if meter.predicted(found) < least:
-                best, least = found, meter.predicted(found)
+        reached = min(map(meter.predicted, found.values()), default=math.inf)
+        if meter.bound(cores) < min(least, reached / trust):
+            found[cores] = search(meter, cores)
+    for _, one in sorted(found.items()):
+        if meter.predicted(one) < trust * meter.predicted(best):
+            best = one
     return best
 
 
@@ -121,7 +128,7 @@ def _schedule(meter: Meter, cores: Sequence[Core], most: int) -> Schedule:
         pieces=tuple(_pieces(meter, cores)),
         predicted_us=predicted,
         bound_us=min(predicted, *(max(meter.bound(n), floor) for n in range(1, most + 1))),
-        symmetric_us=_limited(meter, _best_symmetric(meter, most)),
+        symmetric_us=min(_limited(meter, _symmetric(meter, n)) for n in _numbers(min(most, meter.batch))),
     )
 
 

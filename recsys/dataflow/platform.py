@@ -83,7 +83,7 @@ class Written(Config):
 class Platform(Config):
     """A measured machine. Times are of one core unless said; ns are of one id or one bag."""
 
-    version: Literal[1] = 1
+    version: Literal[2] = 2
     cpu: str
     isa: str
     """The instruction set of the kernels that were measured."""
@@ -195,7 +195,12 @@ class Platform(Config):
         Raises:
             ConfigError: When it is absent or says what cannot be.
         """
-        return cls.parse(read_toml(path), str(path))
+        values = read_toml(path)
+        if values.get("version", 2) != 2:
+            raise ConfigError(
+                f"{path}: expected version 2, got {values['version']!r}: measure again with `recsys profile`"
+            )
+        return cls.parse(values, str(path))
 
 
 def _is_grid(points: Sequence[tuple[int, int]]) -> bool:

@@ -54,8 +54,9 @@ def dataflow_found() -> dict[str, Any]:
            "bound_us": 9.0, "symmetric_us": 22.0, "symmetric_cores": 2, "one_core_us": 30.0, "ratio_symmetric": 2.0,
            "fbgemm_us": 44.0, "fbgemm_threads": 4, "pieces": [{"core": 0}, {"core": 2}, {"core": 2}]}  # fmt: skip
     rows = [row, row | {"fbgemm_us": None, "fbgemm_threads": None}]
-    return {"bench": "dataflow", "machine": MACHINE, "platform": "f00", "median_error": 0.071, "worst_error": 0.4,
-            "rows": rows}  # fmt: skip
+    errors = {"median_error": 0.071, "worst_error": 0.4, "median_plan_error": 0.05, "worst_plan_error": 0.2}
+    counts = {"pieces": 9, "pieces_counted": 4}
+    return {"bench": "dataflow", "machine": MACHINE, "platform": "f00", **errors, **counts, "rows": rows}
 
 
 FOUND = {"lookup": lookup_found(), "dataflow": dataflow_found()}
@@ -111,7 +112,7 @@ def test_both_sections_are_added_to_a_new_file(tmp_path: Path) -> None:
     assert text.index("<!-- /bench: lookup amd-epyc-8 -->") < text.index("<!-- bench: dataflow amd-epyc-8 -->")
     assert "### w\n\nA workload.\n\n| ids |" in text
     assert "| a\\|b | as it is |" in text
-    assert "pieces: predicted within 7% (median), at worst 40%" in text
+    assert "4 of 9 pieces, those of a microsecond or more: within 7% (median), at worst 40%" in text
     assert "- platform: f00\n" in text
 
 

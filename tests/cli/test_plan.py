@@ -111,7 +111,8 @@ def test_plans_are_run_and_measured(
     for row in found["rows"]:
         assert {piece["lookup"] for piece in row["pieces"]} == {"t0", "t1", "t2", "t3"}
         assert row["us"] > 0
-    assert 0 <= found["median_error"] <= found["worst_error"]
+    assert 0 <= found["median_plan_error"] <= found["worst_plan_error"]
+    assert 0 <= found["pieces_counted"] <= found["pieces"] == 12
     text = (tmp_path / "R.md").read_text()
     assert f"\nrecsys bench dataflow {workload} --batch 20 --ids 'as it is' equal trace --cores 1 " in text
     assert all(f"| small | {row['ids']} | 20 | 1 | {row['predicted_us']:,.1f} |" in text for row in found["rows"])

@@ -92,6 +92,8 @@ def test_a_range_of_rows_costs_the_look_at_every_id() -> None:
 def test_waking_cores_adds_to_the_call() -> None:
     costs = CostModel(workload(10), machine())
     assert [costs.wake_us(n) for n in (1, 2, 3, 4, 8)] == [1, 11, 16, 21, 31]
+    noisy = CostModel(workload(10), machine(wake_us=[(2, 10.0), (4, 8.0)]))
+    assert noisy.wake_us(2) <= noisy.wake_us(4)
 
 
 def test_a_crowd_slows_down_by_what_was_measured_of_so_many_cores() -> None:

@@ -238,6 +238,19 @@ def test_more_cores_must_gain_more_than_predictions_may_be_off(error: float, cor
     assert schedule.predicted_us <= (schedule.symmetric_us or 0)
 
 
+def test_of_plans_that_predictions_cannot_tell_apart_the_one_on_fewer_cores_is_taken() -> None:
+    @dataclass
+    class Slow(Fixed):
+        def wake_us(self, cores: int) -> float:
+            return {1: 0.0, 2: 2.0}.get(cores, 21.0)
+
+    work, costs = indivisible([10.0] * 8)
+    for error, cores in ((0.1, 2), (0.0, 4)):
+        schedule = plan(work, Slow(costs.us, error=error), 4, [1]).schedules[0]  # 42 µs on two, 41 on four
+        assert len(schedule.loads()) == cores
+        assert schedule.bound_us <= schedule.predicted_us < (schedule.symmetric_us or 0)
+
+
 def test_what_all_cores_share_limits_every_plan() -> None:
     @dataclass
     class Shared(ToyCosts):

@@ -178,6 +178,12 @@ def test_the_file_of_another_machine_is_refused_unless_it_is_named(
     assert here() == own
 
 
+def test_a_platform_of_an_older_version_says_what_to_do(tmp_path: Path) -> None:
+    (tmp_path / "old.toml").write_text('version = 1\ncpu = "x"\ncrowd = [[262144, 1.5]]\n')
+    with pytest.raises(ConfigError, match="expected version 2, got 1: measure again with `recsys profile`"):
+        Platform.read(tmp_path / "old.toml")
+
+
 def test_platforms_that_come_along_are_found_by_name() -> None:
     assert here("xeon-avx512-2").isa == "avx512"
     with pytest.raises(ConfigError, match="did you mean `xeon-avx512-2`"):

@@ -51,6 +51,24 @@ def both(found: Sequence[Slot], batch: JaggedIds, isa: str | None = None) -> tup
 @built
 @pytest.mark.parametrize("isa", isas())
 @pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dim", [16, 100, 128, 300])
+@pytest.mark.parametrize("size", [1, 3])
+@pytest.mark.parametrize("lengths", [(0, 3, 0, 0, 50, 0), (1, 1, 2, 1, 1, 1), (0, 0, 0, 0, 0, 0), (40, 0, 0, 0, 0, 7)])
+def test_look_ups_of_few_ids_or_none_beside_long_ones_give_the_reference(
+    isa: str, dtype: Dtype, dim: int, size: int, lengths: tuple[int, ...]
+) -> None:
+    found = slots([dim] * len(lengths), dtype=dtype)
+    bags = torch.tensor(lengths).repeat_interleave(size)
+    offsets = torch.cat([torch.zeros(1, dtype=torch.int64), bags.cumsum(0)])
+    values = torch.randint(-2, 9, (int(bags.sum()),), generator=torch.Generator().manual_seed(0))
+    ours, reference, unknown, expected = both(found, JaggedIds(tuple(s.name for s in found), values, offsets), isa)
+    torch.testing.assert_close(ours, reference, rtol=1e-5, atol=1e-4)
+    assert unknown == expected
+
+
+@built
+@pytest.mark.parametrize("isa", isas())
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("index", [torch.int32, torch.int64])
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("longest", [None, 5])

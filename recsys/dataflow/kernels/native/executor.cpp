@@ -161,7 +161,8 @@ struct Executor::Shared : Job {
     left = std::vector<std::atomic<int64_t>>(schedule.shares.size());
     partial.resize(schedule.shares.size());
     for (size_t k = 0; k < left.size(); k++) left[k] = schedule.shares[k];
-    task_bytes = std::clamp(total() / (lanes * kTasks), kLeastBytes, kTaskBytes);
+    const int64_t used = schedule.parts.empty() ? 1 : schedule.parts.back().lane + 1;
+    task_bytes = std::clamp(total() / (used * kTasks), kLeastBytes, kTaskBytes);
     for (const Part& part : schedule.parts) {
       add(part);
       ends[lanes == 1 ? 0 : part.lane] = static_cast<int64_t>(tasks.size());

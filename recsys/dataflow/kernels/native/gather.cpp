@@ -160,7 +160,7 @@ int64_t one_id(const Lookup* lookups, int64_t count, const Call& call, int64_t f
   return unknown;
 }
 
-// Ids of bags that are fetched ahead: so many that their rows are 2 KB, as a core waits for few lines at once, and 8 at least.
+// Ids of bags that are fetched ahead: so many that their rows are 2 KB, as a core waits for few lines at once; from 8 to 32.
 template <int bytes>
 constexpr int64_t kAhead = bytes > 256 ? 8 : bytes < 64 ? 32 : 2048 / bytes;
 
