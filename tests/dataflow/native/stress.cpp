@@ -147,7 +147,7 @@ struct Batch {
       std::vector<double> sums(lookup.rows.dim);
       for (int64_t b = 0; b < size; b++) {
         offsets.push_back(wide.size());
-        const int64_t ids = form.jagged ? pick(random, 0, 6) : 1;
+        const int64_t ids = !form.jagged ? 1 : pick(random, 0, 9) ? pick(random, 0, 6) : pick(random, 0, 80);
         std::fill(sums.begin(), sums.end(), 0.0);
         for (int64_t i = 0; i < ids; i++) add(random, lookup, sums);
         for (int32_t c = 0; c < lookup.rows.dim; c++)
@@ -175,7 +175,8 @@ struct Batch {
 
   void run(bool timed) {
     const void* const values = form.wide ? static_cast<const void*>(wide.data()) : narrow.data();
-    const Call call{values,   count, form.jagged ? offsets.data() : nullptr, form.weighted ? weights.data() : nullptr, size,
+    const Call call{values, static_cast<int64_t>(wide.size()), form.jagged ? offsets.data() : nullptr,
+                    form.weighted ? weights.data() : nullptr, size,
                     out.data(), world.width};
     std::vector<int64_t> times;
     std::fill(out.begin(), out.end(), 7.0f);
