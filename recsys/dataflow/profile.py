@@ -42,7 +42,7 @@ PAST = 1 << 25
 """Bytes of one that is written past them."""
 WRITERS = 26
 """Look-ups that fill an output together, as many as Criteo's; were it 2^k, bags would lie 2^k bytes apart and crowd."""
-PASSES = 5
+PASSES = 12
 CHUNKS = 12
 """Timed runs of a probe in a pass."""
 IDS = 1 << 15

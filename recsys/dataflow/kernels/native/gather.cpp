@@ -9,6 +9,7 @@ constexpr int64_t kPast = 8 << 20;  // bytes of an output that is written past t
 constexpr int64_t kIdsAhead = 2;  // look-ups whose ids are fetched meanwhile
 constexpr int64_t kOutAhead = 8;  // bags of one id
 constexpr int64_t kSumAhead = 2;  // bags of many
+constexpr int64_t kWideAhead = 4;  // bags of one id whose row is too wide for a count of vectors
 
 // Whether every look-up writes whole lines of an output that the caches would not hold anyway.
 inline bool whole_lines(const Lookup* lookups, int64_t count, const Call& call) {
@@ -63,13 +64,17 @@ inline void copy(const char* row, int32_t dim, float* out) {
   }
 }
 
-// Rows of any width, for which `copy` has no count of vectors.
-template <class Row>
-inline void copy_wide(const char* row, int32_t dim, float* out) {
+// Rows of any width, for which `copy` has no count of vectors. The row of id `next` is fetched meanwhile.
+template <class Row, class Id>
+inline void copy_wide(const char* row, const Rows& rows, Id next, float* out) {
   constexpr int W = kWidth;
+  const int32_t dim = rows.dim;
   const auto [scale, bias] = header<Row>(row, dim);
+  const auto ahead = reinterpret_cast<uintptr_t>(rows.data) + static_cast<uint64_t>(next) * static_cast<uint64_t>(rows.stride);
   const auto one = [&](int32_t at) {
-    Floats<W> x = Row::template load<W>(row + at * sizeof(typename Row::Column));
+    const auto byte = at * static_cast<int64_t>(sizeof(typename Row::Column));
+    __builtin_prefetch(reinterpret_cast<const void*>(ahead + byte), 0, 3);
+    Floats<W> x = Row::template load<W>(row + byte);
     if constexpr (Row::scaled) x = x * scale + bias;
     store<W>(out + at, x);
   };
@@ -141,7 +146,7 @@ int64_t one_id_blocks(const Lookup* lookups, int64_t count, const Call& call, in
         if constexpr (N > 0)
           copy<Row, W, N, past>(row, rows.dim, out);
         else
-          copy_wide<Row>(row, rows.dim, out);
+          copy_wide<Row>(row, rows, values[b + kWideAhead < end - begin ? b + kWideAhead : b], out);
       }
     }
   }
