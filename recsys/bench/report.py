@@ -14,7 +14,15 @@ from recsys.machine import read_machine
 from recsys.markdown import Cells, check_section, table, write_section
 from recsys.training.study.made import made_with
 
-__all__ = ["LOOKUP_FACTS", "Section", "distributions_cells", "errors_line", "lookup_cells", "plans_cells"]
+__all__ = [
+    "LOOKUP_FACTS",
+    "Section",
+    "distributions_cells",
+    "errors_line",
+    "lookup_cells",
+    "plans_cells",
+    "strategies_cells",
+]
 
 Row = Mapping[str, Any]
 
@@ -24,11 +32,17 @@ LOOKUP_FACTS = {
 }
 """How to read what `recsys bench lookup` found."""
 
-_TITLES = {"lookup": "Look-ups of whole workloads", "dataflow": "Plans of look-ups, predicted beside measured"}
+_TITLES = {
+    "lookup": "Look-ups of whole workloads",
+    "dataflow": "Plans of look-ups, predicted beside measured",
+    "strategies": "Strategies of looking up, on one core",
+}
 _COLUMNS = ("ids", "batch", "ours fp32, µs", "p99, µs", "best stock peer, µs", "best tuned peer, µs",
             *(f"tuned {dtype} ÷ ours" for dtype in DTYPES), "one thread ÷ two", "of the bound")  # fmt: skip
 _PLANS = ("workload", "ids", "batch", "cores", "predicted", "measured", "bound", "symmetric (cores)", "one core",
           "FBGEMM (threads)", "symmetric ÷ ours")  # fmt: skip
+_STRATEGIES = ("workload", "strategy", "bytes a row", "batch", "µs", "gather, µs", "ns an id", "gather, ns an id",
+               "gather ÷ strategy")  # fmt: skip
 
 
 class Section:
@@ -37,14 +51,14 @@ class Section:
     Made before anything is measured: a broken file is refused then, and the commit is that of the code that runs.
 
     Args:
-        bench: `lookup` or `dataflow`.
+        bench: `lookup`, `dataflow` or `strategies`.
         file: Made where it is not there; text outside of the section's markers stays as it is.
 
     Raises:
         DataError: When one marker lacks the other, the file is no text, or the disk refuses.
     """
 
-    def __init__(self, bench: Literal["lookup", "dataflow"], file: Path) -> None:
+    def __init__(self, bench: Literal["lookup", "dataflow", "strategies"], file: Path) -> None:
         self.file = file
         self.name = f"bench: {bench} {_name(read_machine())}"
         self._made = made_with()
@@ -193,8 +207,33 @@ def errors_line(found: Row) -> str:
     return f"{whole}; {pieces}: within {found['median_error']:.0%} (median), at worst {found['worst_error']:.0%}"
 
 
+# --- strategies
+
+
+def _strategies_body(found: Row) -> tuple[dict[str, str], list[str]]:
+    figures = "processor time of one thread; medians of interleaved turns, each with batches that have just been made"
+    return {"figures": figures}, table(strategies_cells(found), 3)
+
+
+def strategies_cells(found: Row) -> Cells:
+    """Each workload by the strategy that its tables were made for, beside `gather`."""
+    rows = [
+        (
+            row["workload"],
+            row["strategy"],
+            *(f"{row[key]:,}" for key in ("row_bytes", "batch")),
+            *(f"{row[key]:,.1f}" for key in ("us", "gather_us")),
+            *(f"{row[key]:.2f}" for key in ("ns_an_id", "gather_ns_an_id")),
+            _times(row["ratio"]),
+        )
+        for row in found["rows"]
+    ]
+    return Cells("all look-ups of a workload by one strategy", _STRATEGIES, tuple(rows), left=2)
+
+
 _BODIES: dict[str, Callable[[Row], tuple[dict[str, str], list[str]]]] = {
     "lookup": _lookup_body,
     "dataflow": _dataflow_body,
+    "strategies": _strategies_body,
 }
 """Of each benchmark: how to read it, and its tables as lines."""

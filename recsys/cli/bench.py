@@ -103,11 +103,35 @@ def lookup(
     return found
 
 
+def strategies(
+    only: tuple[str, ...] = (), batch: tuple[int, ...] = (), seconds: float = 0.5, results: Path | None = None
+) -> Result:
+    """Measure where another strategy than `gather` pays, on one core.
+
+    Args:
+        only: The workloads to measure, such as `frappe`; by default all.
+        batch: Batch sizes; by default those of each workload.
+        seconds: About how long is measured for each batch size.
+        results: A markdown file whose section of this benchmark and machine is written anew.
+    """
+    from recsys.bench.report import Section, strategies_cells
+    from recsys.bench.strategies import measure
+
+    section = None if results is None else Section("strategies", results)
+    found = measure(only, batch, seconds)
+    console().print(cells_table(strategies_cells(found)))
+    if section is not None:
+        given = {"only": only, "batch": batch, "seconds": seconds, "results": results}
+        section.write(found, command_line(strategies, "recsys bench strategies", given))
+    return found
+
+
 BENCHES: dict[str, tuple[Callable[..., Result], str]] = {
     "data": (data, "rows a second encoded on one core from Parquet"),
     "train": (train, "rows a second of an epoch of training"),
     "lookup": (lookup, "microseconds of the look-ups of whole workloads"),
     "dataflow": (dataflow, "plans of look-ups, predicted beside measured, and other plans beside them"),
+    "strategies": (strategies, "strategies of looking up, on one core, beside gather"),
 }
 
 USAGE = "\n".join(
@@ -117,7 +141,7 @@ USAGE = "\n".join(
         "Measure recsys beside its peers; the last line printed is one JSON object.",
         "",
         "benchmarks:",
-        *(f"  {name:<8}{about}" for name, (_, about) in BENCHES.items()),
+        *(f"  {name:<12}{about}" for name, (_, about) in BENCHES.items()),
     ]
 )
 

@@ -9,12 +9,12 @@ import pytest
 
 from recsys.bench import report
 from recsys.bench.lookup_peers import DTYPES
-from recsys.bench.report import Section, distributions_cells, lookup_cells, plans_cells
+from recsys.bench.report import Section, distributions_cells, lookup_cells, plans_cells, strategies_cells
 from recsys.errors import DataError
 
 MACHINE = {"cpu": "AMD EPYC", "cores": 8, "huge_pages": "madvise", "system": "Linux x86_64", "python": "3.11.7",
            "recsys": "0.1.0", "gpu": None, "torch": "2.13.0", "torchrec": None}  # fmt: skip
-BENCHES: tuple[Literal["lookup", "dataflow"], ...] = ("lookup", "dataflow")
+BENCHES: tuple[Literal["lookup", "dataflow", "strategies"], ...] = ("lookup", "dataflow", "strategies")
 
 
 @pytest.fixture(autouse=True)
@@ -59,7 +59,13 @@ def dataflow_found() -> dict[str, Any]:
     return {"bench": "dataflow", "machine": MACHINE, "platform": "f00", **errors, **counts, "rows": rows}
 
 
-FOUND = {"lookup": lookup_found(), "dataflow": dataflow_found()}
+def strategies_found() -> dict[str, Any]:
+    row = {"workload": "w", "strategy": "vector", "row_bytes": 4, "batch": 2048, "us": 1234.5, "gather_us": 2469.0,
+           "ns_an_id": 0.5, "gather_ns_an_id": 1.0, "ratio": 2.0}  # fmt: skip
+    return {"bench": "strategies", "machine": MACHINE, "rows": [row]}
+
+
+FOUND = {"lookup": lookup_found(), "dataflow": dataflow_found(), "strategies": strategies_found()}
 
 
 def test_look_ups_are_a_row_for_each_way_that_ids_fall_and_batch() -> None:
@@ -84,9 +90,15 @@ def test_plans_are_a_row_each() -> None:
     assert len(cells.header) == len(cells.rows[0])
 
 
+def test_strategies_are_a_row_each() -> None:
+    cells = strategies_cells(strategies_found())
+    assert cells.rows == (("w", "vector", "4", "2,048", "1,234.5", "2,469.0", "0.50", "1.00", "2.00 ×"),)
+    assert len(cells.header) == len(cells.rows[0])
+
+
 @pytest.mark.parametrize("bench", BENCHES)
 def test_only_the_section_of_this_machine_and_benchmark_changes(
-    bench: Literal["lookup", "dataflow"], tmp_path: Path
+    bench: Literal["lookup", "dataflow", "strategies"], tmp_path: Path
 ) -> None:
     file = tmp_path / "R.md"
     begin, end = f"<!-- bench: {bench} amd-epyc-8 -->", f"<!-- /bench: {bench} amd-epyc-8 -->"
@@ -95,7 +107,7 @@ def test_only_the_section_of_this_machine_and_benchmark_changes(
     Section(bench, file).write(FOUND[bench], "recsys bench it")
     text = file.read_text()
     assert text.startswith(f"{before}{begin}\n## ")
-    assert text.endswith(f"|\n{end}\nWhat I say of it." if bench == "lookup" else f"{end}\nWhat I say of it.")
+    assert text.endswith(f"|\n{end}\nWhat I say of it." if bench != "dataflow" else f"{end}\nWhat I say of it.")
     assert "old" not in text
     assert "```bash\nrecsys bench it\n```\n" in text
     assert "- machine: AMD EPYC, 8 cores, Linux x86_64, huge pages: madvise\n" in text
