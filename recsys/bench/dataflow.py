@@ -204,7 +204,7 @@ def _run(
         "one_core_us": us["1"],
         "ratio_symmetric": _rounded(symmetric_us / us["planned"]),
         **_fbgemm(slots, drawn, cores),
-        "pieces": _pieces(planned, pieces, turn, us["planned"] / us["pieces"]),
+        "pieces": _pieces(planned, _warm(pieces, turn), us["planned"] - costs.wake_us(_used(planned))),
     }
 
 
@@ -255,8 +255,7 @@ def _look_up(kernels: CpuKernels, x: Tensor, ids: JaggedIds) -> int:
 
 
 def _kernels(slots: Sequence[Slot], made: DataFlowPlan, order: Sequence[int], timed: bool = False) -> CpuKernels:
-    used = max((piece.core for piece in made.schedules[0].pieces), default=0) + 1
-    return CpuKernels(slots, cpus=order[:used], schedules=made.schedules, timed=timed)
+    return CpuKernels(slots, cpus=order[: _used(made.schedules[0])], schedules=made.schedules, timed=timed)
 
 
 def _draw(workload: Workload, size: int, plans: int) -> tuple[int, list[JaggedIds]]:
@@ -312,23 +311,32 @@ def _busy(ns: int) -> None:
         pass
 
 
-def _pieces(planned: Schedule, times: Sequence[Sequence[int]], turn: int, share: float) -> list[dict[str, Any]]:
+def _pieces(planned: Schedule, times: Sequence[Sequence[int]], us: float) -> list[dict[str, Any]]:
     """What each piece took, of batches that were timed piece by piece.
 
-    Apart from each other pieces take longer than in one go. So each counts as much less as the plan as a whole takes
-    less: `share`, both measured, of the time that the batch took piece by piece.
+    Apart from each other pieces take longer than in one go. So each counts as much less as makes the core that ends
+    last take as long as it did with the plan as a whole: `us`, without the waking.
     """
-    measured = [statistics.median(one) / 1e3 * share for one in zip(*_warm(times, turn), strict=True)]
+    apart = [statistics.median(one) / 1e3 for one in zip(*times, strict=True)]
+    cores = [0.0] * _used(planned)
+    for piece, one in zip(planned.pieces, apart, strict=True):
+        cores[piece.core] += one
+    share = max(us, 0.0) / max(cores)
     return [
         {
             "lookup": piece.lookup,
             "core": piece.core,
             "strategy": piece.strategy,
             "predicted_us": round(piece.predicted_us, 3),
-            "us": round(us, 3),
+            "us": round(one * share, 3),
         }
-        for piece, us in zip(planned.pieces, measured, strict=True)
+        for piece, one in zip(planned.pieces, apart, strict=True)
     ]
+
+
+def _used(planned: Schedule) -> int:
+    """Cores up to the last that has work."""
+    return max((piece.core for piece in planned.pieces), default=0) + 1
 
 
 def _rounded(value: float) -> float:

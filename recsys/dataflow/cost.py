@@ -74,10 +74,10 @@ class CostModel:
         return self.platform.call_us + wake
 
     def crowd(self, cores: int, batch: int) -> float:
-        """How many times longer work takes with so many cores at it, by what a batch goes through."""
+        """How many times longer work takes with so many cores at it, by how many bytes of rows a batch reads."""
         if cores == 1 or not self.platform.crowd:
             return 1.0
-        passed, counts = math.log(max(1.0, float(self._whole(batch)[ONE]))), {n for n, _, _ in self.platform.crowd}
+        passed, counts = math.log(max(1.0, self._rows(batch))), {n for n, _, _ in self.platform.crowd}
         times = [1.0]
         for count in sorted(counts):
             points = sorted((size, ratio) for n, size, ratio in self.platform.crowd if n == count)
@@ -135,6 +135,10 @@ class CostModel:
             works = [self._work(Piece(lookup=name), batch) for name in self.known]
             self._shared[batch] = Core(works, self._goes_past(batch)).lines
         return self._shared[batch]
+
+    def _rows(self, batch: int) -> float:
+        """Bytes of lines that hold the rows of a batch of the whole workload."""
+        return float(sum(self._work(Piece(lookup=name), batch).lines.gone[ONE] for name in self.known))
 
     def _goes_past(self, batch: int) -> bool:
         """Whether the output is written past the caches."""
