@@ -192,6 +192,7 @@ def _run(
     runs["pieces"] = time_pieces
     us = _interleaved(runs, drawn, turn)
     us |= {f"{count}": us["planned"] for count in same}
+    wake = costs.wake_us(len(_used(planned)))  # as predicted; it is no piece's
     symmetric_us, on = min((us[f"{count}"], count) for count in others)
     return {
         "batch": size,
@@ -204,7 +205,7 @@ def _run(
         "one_core_us": us["1"],
         "ratio_symmetric": _rounded(symmetric_us / us["planned"]),
         **_fbgemm(slots, drawn, cores),
-        "pieces": _pieces(planned, _warm(pieces, turn), us["planned"] - costs.wake_us(_used(planned))),
+        "pieces": _pieces(planned, _warm(pieces, turn), us["planned"] - min(wake, us["planned"] / 2)),
     }
 
 
@@ -255,7 +256,7 @@ def _look_up(kernels: CpuKernels, x: Tensor, ids: JaggedIds) -> int:
 
 
 def _kernels(slots: Sequence[Slot], made: DataFlowPlan, order: Sequence[int], timed: bool = False) -> CpuKernels:
-    return CpuKernels(slots, cpus=order[: _used(made.schedules[0])], schedules=made.schedules, timed=timed)
+    return CpuKernels(slots, cpus=order[: max(_used(made.schedules[0])) + 1], schedules=made.schedules, timed=timed)
 
 
 def _draw(workload: Workload, size: int, plans: int) -> tuple[int, list[JaggedIds]]:
@@ -314,14 +315,11 @@ def _busy(ns: int) -> None:
 def _pieces(planned: Schedule, times: Sequence[Sequence[int]], us: float) -> list[dict[str, Any]]:
     """What each piece took, of batches that were timed piece by piece.
 
-    Apart from each other pieces take longer than in one go. So each counts as much less as makes the core that ends
-    last take as long as it did with the plan as a whole: `us`, without the waking.
+    Apart from each other pieces take longer than in one go. So each counts as much less as makes all of them together
+    take what the cores took for the plan as a whole: `us` each, since those that are done help the others.
     """
     apart = [statistics.median(one) / 1e3 for one in zip(*times, strict=True)]
-    cores = [0.0] * _used(planned)
-    for piece, one in zip(planned.pieces, apart, strict=True):
-        cores[piece.core] += one
-    share = max(us, 0.0) / max(cores)
+    share = us * len(_used(planned)) / sum(apart)
     return [
         {
             "lookup": piece.lookup,
@@ -334,9 +332,9 @@ def _pieces(planned: Schedule, times: Sequence[Sequence[int]], us: float) -> lis
     ]
 
 
-def _used(planned: Schedule) -> int:
-    """Cores up to the last that has work."""
-    return max((piece.core for piece in planned.pieces), default=0) + 1
+def _used(planned: Schedule) -> set[int]:
+    """Cores that have work."""
+    return {piece.core for piece in planned.pieces}
 
 
 def _rounded(value: float) -> float:

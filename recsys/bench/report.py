@@ -16,6 +16,7 @@ from recsys.training.study.made import made_with
 
 __all__ = [
     "LOOKUP_FACTS",
+    "STRATEGIES_FACTS",
     "Section",
     "distributions_cells",
     "errors_line",
@@ -31,6 +32,9 @@ LOOKUP_FACTS = {
     "ratios": "best peer of a class ÷ ours beside that class, for two threads ours on one ÷ ours on two",
 }
 """How to read what `recsys bench lookup` found."""
+
+STRATEGIES_FACTS = {"figures": "processor time of one thread; medians of interleaved turns, of ids just made"}
+"""How to read what `recsys bench strategies` found."""
 
 _TITLES = {
     "lookup": "Look-ups of whole workloads",
@@ -211,8 +215,7 @@ def errors_line(found: Row) -> str:
 
 
 def _strategies_body(found: Row) -> tuple[dict[str, str], list[str]]:
-    figures = "processor time of one thread; medians of interleaved turns, each with batches that have just been made"
-    return {"figures": figures}, table(strategies_cells(found), 3)
+    return STRATEGIES_FACTS, table(strategies_cells(found), 3)
 
 
 def strategies_cells(found: Row) -> Cells:

@@ -21,10 +21,10 @@ from recsys.bench.lookup_peers import Contender
 from recsys.bench.lookup_rig import Turns, rotations
 from recsys.config import nearest
 from recsys.data.batch import JaggedIds
-from recsys.dataflow.kernels.cpu import CpuKernels
+from recsys.dataflow.kernels.cpu import CpuKernels, isas
 from recsys.dataflow.kernels.reference import Slot, look_up
 from recsys.dataflow.plan import Piece, Schedule, Strategy
-from recsys.dataflow.workload import Workload
+from recsys.dataflow.workload import Workload, refuse_too_big
 from recsys.errors import ConfigError
 
 __all__ = ["CASES", "Case", "measure"]
@@ -61,7 +61,7 @@ def measure(only: Sequence[str] = (), batches: Sequence[int] = (), seconds: floa
     """Look up the cases' ids by `gather` and by the other strategy; what `recsys bench strategies` prints as JSON.
 
     Args:
-        only: Names of `CASES`; none means all.
+        only: Names of `CASES`; none means all. Those for `vector` are absent where there is no AVX-512.
         batches: Batch sizes; by default each case's.
         seconds: About how long the turns of a batch size take.
 
@@ -73,7 +73,10 @@ def measure(only: Sequence[str] = (), batches: Sequence[int] = (), seconds: floa
             raise ConfigError(f"no such workload as `{name}`: {nearest(name, list(CASES))}")
     if min([1, *batches]) < 1 or not seconds > 0:
         raise ConfigError(f"expected batches of 1 or more and more than 0 seconds, got {list(batches)} and {seconds:g}")
-    names = list(only or CASES)
+    absent = [] if isas()[:1] == ["avx512"] else [name for name, case in CASES.items() if case.strategy == "vector"]
+    names = [name for name in only or CASES if name not in absent]
+    for name in names:
+        refuse_too_big(CASES[name].workload())
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -81,7 +84,7 @@ def measure(only: Sequence[str] = (), batches: Sequence[int] = (), seconds: floa
             rows = [row for name in names for row in _rows(name, batches, seconds, bar)]
     finally:
         torch.set_num_threads(threads)
-    return {"bench": "strategies", "machine": machine(), "rows": rows}
+    return {"bench": "strategies", "machine": machine(), "rows": rows, "absent": absent}
 
 
 def _rows(name: str, batches: Sequence[int], seconds: float, bar: tqdm[Any]) -> Iterator[dict[str, Any]]:

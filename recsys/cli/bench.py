@@ -114,12 +114,15 @@ def strategies(
         seconds: About how long is measured for each batch size.
         results: A markdown file whose section of this benchmark and machine is written anew.
     """
-    from recsys.bench.report import Section, strategies_cells
+    from recsys.bench.report import STRATEGIES_FACTS, Section, strategies_cells
     from recsys.bench.strategies import measure
 
     section = None if results is None else Section("strategies", results)
     found = measure(only, batch, seconds)
-    console().print(cells_table(strategies_cells(found)))
+    screen = console()
+    screen.print(_card(found["machine"], STRATEGIES_FACTS), cells_table(strategies_cells(found)), sep="\n")
+    for name in found["absent"]:
+        screen.print(f"absent: {name}, whose strategy needs AVX-512", markup=False)
     if section is not None:
         given = {"only": only, "batch": batch, "seconds": seconds, "results": results}
         section.write(found, command_line(strategies, "recsys bench strategies", given))

@@ -52,6 +52,7 @@ class CostModel:
         self.known = {lookup.name: know(lookup, workload.table(lookup.table), single) for lookup in workload.lookups}
         self.place = {name: k for k, name in enumerate(self.known)}
         self._shared: dict[int, Floats] = {}
+        self._read: dict[int, float] = {}
         self._works: dict[tuple[str, int, float], Work] = {}
         self._readings: dict[tuple[str, int], Floats] = {}
 
@@ -74,7 +75,7 @@ class CostModel:
         return self.platform.call_us + wake
 
     def crowd(self, cores: int, batch: int) -> float:
-        """How many times longer work takes with so many cores at it, by how many bytes of rows a batch reads."""
+        """How many times longer work takes with so many cores at it, by the bytes of the rows that a batch reads."""
         if cores == 1 or not self.platform.crowd:
             return 1.0
         passed, counts = math.log(max(1.0, self._rows(batch))), {n for n, _, _ in self.platform.crowd}
@@ -137,8 +138,11 @@ class CostModel:
         return self._shared[batch]
 
     def _rows(self, batch: int) -> float:
-        """Bytes of lines that hold the rows of a batch of the whole workload."""
-        return float(sum(self._work(Piece(lookup=name), batch).lines.gone[ONE] for name in self.known))
+        """Bytes of lines that hold the rows of a batch of the whole workload, each counted once."""
+        if batch not in self._read:
+            works = [self._work(Piece(lookup=name), batch) for name in self.known]
+            self._read[batch] = float(sum(work.lines.gone[ONE] for work in works))
+        return self._read[batch]
 
     def _goes_past(self, batch: int) -> bool:
         """Whether the output is written past the caches."""

@@ -14,9 +14,10 @@ piece of one bag. So k cores take at least wake(k) + crowd(k) max(sum of w / k, 
 of these over k. Each piece is weighed as if it had a cache for itself: where the tables that want to be near a core are
 larger than all caches together, no plan comes close.
 
-Hot rows are not split from cold ones. Nothing in a workload says that rows are stored hottest first, and on a CPU it
-would gain nothing: each core's caches keep the hot rows by themselves, while a range of rows costs a look at every id
-and a sort of its own, several times what `gather` takes (`recsys bench strategies`).
+Hot rows are not split from cold ones. Nothing in a workload says that rows are stored hottest first, and on a CPU
+there is little to gain: each core's caches keep the hot rows by themselves, while a range of rows is served by
+`stream`, which looks at every id and sorts its own. Over whole tables it takes several times as long as `gather`
+(`recsys bench strategies`).
 """
 
 from __future__ import annotations

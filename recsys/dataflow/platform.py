@@ -91,7 +91,7 @@ class Platform(Config):
     seconds: float = 0.0
     """How long it took to measure."""
     spread: float = 0.0
-    """Median over all readings of (largest - smallest) / median, over the passes."""
+    """Median over all readings of (largest - smallest) / lower quartile, over the passes."""
     call_us: float = Field(gt=0)
     """A call of the executor that looks up next to nothing."""
     lookup_us: float = Field(ge=0)
@@ -99,7 +99,7 @@ class Platform(Config):
     wake_us: Points = ()
     """(cores, µs that sharing a batch out among them adds), of threads that slept."""
     crowd: tuple[tuple[int, int, float], ...] = ()
-    """(cores, working set of each, its time with so many cores reading ÷ alone)."""
+    """(cores, working set that they read from together, the time of each ÷ alone)."""
     write_gbs: float | None = Field(default=None, gt=0)
     """Bytes a nanosecond of all cores together that write an output past the caches."""
     edge_ns: float = Field(default=0.0, ge=0)

@@ -43,6 +43,7 @@ PAST = 1 << 25
 WRITERS = 26
 """Look-ups that fill an output together, as many as Criteo's; were it 2^k, bags would lie 2^k bytes apart and crowd."""
 PASSES = 12
+"""At most; as many as there is time for."""
 CHUNKS = 12
 """Timed runs of a probe in a pass."""
 IDS = 1 << 15

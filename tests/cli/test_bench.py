@@ -39,9 +39,9 @@ def test_what_is_wrong_is_one_line(argv: list[str], told: str, capsys: pytest.Ca
     assert told in line
 
 
-@pytest.mark.parametrize("bench", ["lookup", "dataflow"])
+@pytest.mark.parametrize("bench", ["lookup", "dataflow", "strategies"])
 def test_a_broken_section_is_one_line_before_anything_is_measured(
-    bench: Literal["lookup", "dataflow"],
+    bench: Literal["lookup", "dataflow", "strategies"],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],

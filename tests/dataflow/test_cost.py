@@ -104,6 +104,8 @@ def test_a_crowd_slows_down_by_what_was_measured_of_so_many_cores() -> None:
     assert costs.crowd(2, 64) - 1 == pytest.approx((costs.crowd(4, 64) - 1) / 2)
     assert costs.crowd(2, 64) < costs.crowd(3, 64) < costs.crowd(4, 64) == costs.crowd(64, 64)
     assert CostModel(workload(1000), machine()).crowd(4, 64) == 1
+    equal = CostModel(workload(1000, ids=Ids(distribution="equal")), crowded)
+    assert equal.crowd(4, 64) == equal.crowd(4, 1 << 16)  # the rows read stay the same, however large the output is
 
 
 def test_an_output_past_the_caches_is_not_written_faster_than_memory_takes_it() -> None:

@@ -64,16 +64,17 @@ inline void copy(const char* row, int32_t dim, float* out) {
   }
 }
 
-// Rows of any width, for which `copy` has no count of vectors. The row of id `next` is fetched meanwhile.
+// Rows of any width, for which `fetch` and `copy` have no count of bytes and of vectors. Another row, of an id of `rows`, is
+// fetched meanwhile, line by line: all lines at once took a tenth longer.
 template <class Row, class Id>
-inline void copy_wide(const char* row, const Rows& rows, Id next, float* out) {
+inline void copy_wide(const char* row, int32_t dim, float* out, const Rows& rows, Id id) {
   constexpr int W = kWidth;
-  const int32_t dim = rows.dim;
   const auto [scale, bias] = header<Row>(row, dim);
-  const auto ahead = reinterpret_cast<uintptr_t>(rows.data) + static_cast<uint64_t>(next) * static_cast<uint64_t>(rows.stride);
+  const auto later = reinterpret_cast<uintptr_t>(rows.data) + static_cast<uint64_t>(id) * static_cast<uint64_t>(rows.stride);
+  __builtin_prefetch(reinterpret_cast<const void*>(later + rows.stride - 1), 0, 3);  // a row need not begin with a line
   const auto one = [&](int32_t at) {
     const auto byte = at * static_cast<int64_t>(sizeof(typename Row::Column));
-    __builtin_prefetch(reinterpret_cast<const void*>(ahead + byte), 0, 3);
+    if (byte % 64 == 0) __builtin_prefetch(reinterpret_cast<const void*>(later + byte), 0, 3);
     Floats<W> x = Row::template load<W>(row + byte);
     if constexpr (Row::scaled) x = x * scale + bias;
     store<W>(out + at, x);
@@ -129,7 +130,7 @@ int64_t one_id_blocks(const Lookup* lookups, int64_t count, const Call& call, in
   }
   for (int64_t begin = from, end = from + first; begin < to; begin = end, end = to - end < kBlock ? to : end + kBlock) {
     const Block<Id> block{lookups, count, begin, end};
-    const int64_t turns = (kBlock - 1) / (end - begin) + 1;
+    const int64_t bags = end - begin, turns = (kBlock - 1) / bags + 1;
     for (int64_t k = 0; k < count; k++) {
       const int64_t after = k + kIdsAhead - count;
       if (after < 0)
@@ -138,15 +139,18 @@ int64_t one_id_blocks(const Lookup* lookups, int64_t count, const Call& call, in
         fetch_ids<Id>(lookups[after], call, end, end + kBlock);
       const auto [rows, values] = block.ids(call, k, begin);
       float* out = call.out + begin * call.out_stride + lookups[k].column;
-      const auto later = block.later(call, k, turns);
-      for (int64_t b = 0; b < end - begin; b++, out += call.out_stride) {
+      const auto later = block.later(call, k, N > 0 ? turns : 1);
+      for (int64_t b = 0; b < bags; b++, out += call.out_stride) {
         if constexpr (N > 0) fetch<bytes>(later.rows, later.values[b]);
         if constexpr (N > 0 && !past) fetch_out<N * W>(out, call.out_stride, kOutAhead);
         const char* row = known_row(rows, values[b], unknown);
-        if constexpr (N > 0)
+        if constexpr (N > 0) {
           copy<Row, W, N, past>(row, rows.dim, out);
-        else
-          copy_wide<Row>(row, rows, values[b + kWideAhead < end - begin ? b + kWideAhead : b], out);
+        } else {
+          const bool here = b + kWideAhead < bags;
+          const Id next = (here ? values : later.values)[(b + kWideAhead) % bags];
+          copy_wide<Row>(row, rows.dim, out, here ? rows : later.rows, next);
+        }
       }
     }
   }
@@ -163,10 +167,10 @@ int64_t one_id(const Lookup* lookups, int64_t count, const Call& call, int64_t f
   return unknown;
 }
 
-// Ids of bags that are fetched ahead: so many that their rows fill a third to a half of the first cache, from 8 to 96. Memory
-// is slow and a core can wait for many lines at once: with 2 KB of rows ahead, long bags took up to 2.5 times as long (Zen 5).
+// Ids of bags that are fetched ahead: 16 KB of rows, a third to a half of the first cache, but at most 96. Memory is slow and
+// a core can wait for many lines at once: with 2 KB ahead, long bags took up to 2.5 times as long (Zen 5).
 template <int bytes>
-constexpr int64_t kAhead = bytes > 2048 ? 8 : bytes < 171 ? 96 : 16384 / bytes;
+constexpr int64_t kAhead = 16384 / bytes < 96 ? 16384 / bytes : 96;
 
 // Fetches rows of the look-ups that follow while the last ids of one are summed: kAhead of them, over as many look-ups as it
 // takes, for one may hold few ids.
