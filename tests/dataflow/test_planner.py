@@ -251,6 +251,21 @@ def test_of_plans_that_predictions_cannot_tell_apart_the_one_on_fewer_cores_is_t
         assert schedule.bound_us <= schedule.predicted_us < (schedule.symmetric_us or 0)
 
 
+@pytest.mark.parametrize(("us", "cores"), [(10_000.0, 2), (250.0, 1)])
+def test_of_a_large_batch_a_few_times_of_waking_is_gain_enough(us: float, cores: int) -> None:
+    @dataclass
+    class Crowded(Fixed):
+        def wake_us(self, cores: int) -> float:
+            return 0.0 if cores == 1 else 10.0
+
+        def crowd(self, cores: int, batch: int) -> float:
+            return 1.0 if cores == 1 else 1.9
+
+    costs = Crowded({"c0": us}, error=0.2)  # two cores gain 5 % less 10 µs
+    schedule = plan(workload((1, 1, 1)), costs, 2, [2]).schedules[0]
+    assert len(schedule.loads()) == cores
+
+
 def test_what_all_cores_share_limits_every_plan() -> None:
     @dataclass
     class Shared(ToyCosts):
