@@ -5,8 +5,8 @@ whole, or its bags are shared out, or its rows are cut into ranges, so that each
 its partial sums; then the ranges have the same shares. `recsys.dataflow.search` says how the search goes. The symmetric
 plan, in which every core does all look-ups for its share of the batch, and a single core are weighed too. Predictions
 err, and a core that was woken for nothing is a loss: more cores are taken only where that is predicted to end sooner by
-more than the error, and so are plans that are not symmetric. Of a large batch waking is a small part, and a gain of a
-few times what it costs is enough: cores that crowd each other at worst bring nothing.
+more than the error, and so are plans that are not symmetric. Of a large batch waking is a small part: there the
+error speaks for more cores, since such as crowd each other at worst bring nothing.
 
 *The bound.* Let cost(p) be what a piece p costs alone on a core, and fraction(p) its part of its look-up's rows. Over
 its pieces of all bags, with its rows cut into 1, 2, 4, ... up to k equal ranges, a look-up takes at least
@@ -37,7 +37,7 @@ from recsys.errors import ConfigError
 __all__ = ["Costs", "plan", "symmetric"]
 
 RISK = 4
-"""Times of waking that more cores shall gain at least, where that is less than the error of predictions."""
+"""Times of waking that are at stake with more cores, against what predictions may be off by."""
 
 
 def plan(workload: Workload, costs: Costs, cores: int, batches: Sequence[int] | None = None) -> DataFlowPlan:
@@ -110,11 +110,11 @@ def _fastest(meter: Meter, most: int) -> list[Core]:
 def _best_symmetric(meter: Meter, most: int) -> list[Core]:
     """The symmetric plan on one core, or on more where they are worth it; each has a bag of its own."""
     first, *others = (_symmetric(meter, cores) for cores in _numbers(min(most, meter.batch)))
-    best = first
+    best, least = first, meter.predicted(first)
     for one in others:
-        gain, wake = meter.predicted(best) - meter.predicted(one), meter.costs.wake_us(len(one))
-        if gain > min(meter.costs.error * meter.predicted(best), RISK * wake):
-            best = one
+        us, off = meter.predicted(one), meter.costs.error * least
+        if least - us > min(off, RISK * meter.costs.wake_us(len(one)) - off):
+            best, least = one, min(us, least)
     return best
 
 

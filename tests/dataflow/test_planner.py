@@ -251,17 +251,20 @@ def test_of_plans_that_predictions_cannot_tell_apart_the_one_on_fewer_cores_is_t
         assert schedule.bound_us <= schedule.predicted_us < (schedule.symmetric_us or 0)
 
 
-@pytest.mark.parametrize(("us", "cores"), [(10_000.0, 2), (250.0, 1)])
-def test_of_a_large_batch_a_few_times_of_waking_is_gain_enough(us: float, cores: int) -> None:
+@pytest.mark.parametrize(
+    ("us", "crowd", "cores"), [(10_000, 1.9, 2), (250, 1.9, 1), (10_000, 2.1, 2), (10_000, 2.5, 1)]
+)
+def test_a_large_batch_takes_more_cores_unless_they_are_clearly_slower(us: float, crowd: float, cores: int) -> None:
     @dataclass
     class Crowded(Fixed):
         def wake_us(self, cores: int) -> float:
             return 0.0 if cores == 1 else 10.0
 
         def crowd(self, cores: int, batch: int) -> float:
-            return 1.0 if cores == 1 else 1.9
+            return 1.0 if cores == 1 else times
 
-    costs = Crowded({"c0": us}, error=0.2)  # two cores gain 5 % less 10 µs
+    times = crowd
+    costs = Crowded({"c0": us}, error=0.2)
     schedule = plan(workload((1, 1, 1)), costs, 2, [2]).schedules[0]
     assert len(schedule.loads()) == cores
 
