@@ -139,7 +139,7 @@ int64_t one_id_blocks(const Lookup* lookups, int64_t count, const Call& call, in
         fetch_ids<Id>(lookups[after], call, end, end + kBlock);
       const auto [rows, values] = block.ids(call, k, begin);
       float* out = call.out + begin * call.out_stride + lookups[k].column;
-      const auto later = block.later(call, k, N > 0 ? turns : 1);
+      const auto later = block.later(call, k, turns);
       for (int64_t b = 0; b < bags; b++, out += call.out_stride) {
         if constexpr (N > 0) fetch<bytes>(later.rows, later.values[b]);
         if constexpr (N > 0 && !past) fetch_out<N * W>(out, call.out_stride, kOutAhead);
@@ -147,9 +147,7 @@ int64_t one_id_blocks(const Lookup* lookups, int64_t count, const Call& call, in
         if constexpr (N > 0) {
           copy<Row, W, N, past>(row, rows.dim, out);
         } else {
-          const bool here = b + kWideAhead < bags;
-          const Id next = (here ? values : later.values)[(b + kWideAhead) % bags];
-          copy_wide<Row>(row, rows.dim, out, here ? rows : later.rows, next);
+          copy_wide<Row>(row, rows.dim, out, rows, values[b + kWideAhead < bags ? b + kWideAhead : b]);
         }
       }
     }
