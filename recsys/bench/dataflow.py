@@ -32,8 +32,9 @@ from recsys.dataflow.platform import Platform, read_cores
 from recsys.dataflow.storage import Rows, allocate, quantise
 from recsys.dataflow.workload import Ids, Workload, WorkloadTable, refuse_too_big
 from recsys.errors import ConfigError
+from recsys.threads import torch_threads
 
-__all__ = ["Distribution", "copied", "measure", "rig", "with_ids"]
+__all__ = ["Distribution", "check", "copied", "measure", "rig", "with_ids"]
 
 Distribution = Literal["as it is", "zipf", "uniform", "equal", "trace"]
 
@@ -131,12 +132,8 @@ def measure(
         raise ConfigError(f"expected 1 to {most} cores, as many as the platform and this process have, got {cores}")
     for workload in workloads:
         refuse_too_big(workload)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
+    with torch_threads(1):
         rows = [row for workload in workloads for row in _workload(workload, platform, cores, batches, ids)]
-    finally:
-        torch.set_num_threads(threads)
     pieces = [piece for row in rows for piece in row["pieces"]]
     counted = [one for one in pieces if max(one["us"], one["predicted_us"]) >= _ALONE_US]
     summary = {"pieces": len(pieces), "pieces_counted": len(counted), **_errors("", counted), **_errors("_plan", rows)}
@@ -182,7 +179,7 @@ def _run(
     timed = _kernels(slots, plans["planned"], order, timed=True)
     x = torch.zeros(size, width)
     turn, drawn = _draw(workload, size, len(kernels) + 1)
-    _check(slots, drawn[0], kernels, x)
+    check(slots, drawn[0], kernels, x)
     pieces: list[list[int]] = []
 
     def time_pieces(ids: JaggedIds) -> None:
@@ -233,10 +230,9 @@ def _fbgemm(slots: Sequence[Slot], drawn: Sequence[JaggedIds], cores: int) -> di
     if not installed() or any(slot.rows.dtype == "int8" for slot in slots):
         return {"fbgemm_us": None, "fbgemm_threads": None}
     kernels, found = FbgemmKernels(slots), []
-    try:
-        for count in _counts(cores):
-            torch.set_num_threads(count)
-            times = []
+    for count in _counts(cores):
+        times = []
+        with torch_threads(count):
             for ids in drawn[:_CALLS]:
                 _busy(_GAP_NS)
                 new = copied(ids)
@@ -244,11 +240,9 @@ def _fbgemm(slots: Sequence[Slot], drawn: Sequence[JaggedIds], cores: int) -> di
                 start = time.perf_counter_ns()
                 kernels.sums(new.values, offsets, new.weights)
                 times.append((time.perf_counter_ns() - start) / 1e3)
-            found.append((round(statistics.median(times[_CALLS // 3 :]), 2), count))
-    finally:
-        torch.set_num_threads(1)
-    us, threads = min(found)
-    return {"fbgemm_us": us, "fbgemm_threads": threads}
+        found.append((round(statistics.median(times[_CALLS // 3 :]), 2), count))
+    us, best = min(found)
+    return {"fbgemm_us": us, "fbgemm_threads": best}
 
 
 def _look_up(kernels: CpuKernels, x: Tensor, ids: JaggedIds) -> int:
@@ -272,7 +266,7 @@ def _draw(workload: Workload, size: int, plans: int) -> tuple[int, list[JaggedId
     return turn, [drawn.take(torch.arange(k * size, (k + 1) * size)) for k in range(count)]
 
 
-def _check(slots: Sequence[Slot], ids: JaggedIds, kernels: dict[str, CpuKernels], x: Tensor) -> None:
+def check(slots: Sequence[Slot], ids: JaggedIds, kernels: dict[str, CpuKernels], x: Tensor) -> None:
     """Every plan gives what the reference gives."""
     expected = torch.zeros_like(x)
     look_up(slots, ids, expected)

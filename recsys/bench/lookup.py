@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -19,8 +18,7 @@ from tqdm import tqdm
 from recsys.bench.card import machine
 from recsys.bench.dataflow import copied, with_ids
 from recsys.bench.lookup_peers import DTYPES, Contender, absent, peers, recycled
-from recsys.bench.lookup_rig import Rig, Turns, bound_us, rotations
-from recsys.config import nearest
+from recsys.bench.lookup_rig import Case, Rig, Turns, bound_us, chosen, rotations
 from recsys.data.batch import JaggedIds
 from recsys.dataflow import platform
 from recsys.dataflow.kernels.cpu import CpuKernels
@@ -28,30 +26,15 @@ from recsys.dataflow.kernels.reference import Slot, look_up
 from recsys.dataflow.plan import Piece, Schedule
 from recsys.dataflow.workload import BATCH_SIZES, Dtype, Workload
 from recsys.errors import ConfigError
+from recsys.threads import torch_threads
 
-__all__ = ["IDS", "WORKLOADS", "Case", "Distribution", "measure"]
+__all__ = ["IDS", "WORKLOADS", "Distribution", "measure"]
 
 Distribution = Literal["zipf", "uniform", "equal", "trace"]
 Kind = Literal["stock", "tuned"]
 Row = dict[str, Any]
 IDS: tuple[Distribution, ...] = ("zipf", "uniform", "equal", "trace")
 KINDS: tuple[Kind, ...] = ("stock", "tuned")
-
-
-@dataclass(frozen=True)
-class Case:
-    """A published workload, cut so that ours and the peers' rows take about 10 GiB; its batch sizes."""
-
-    published: str
-    dim: int | None = None
-    cap: int | None = None
-    batches: tuple[int, ...] = BATCH_SIZES
-
-    def workload(self) -> Workload:
-        """Its tables and look-ups."""
-        found = Workload.find(self.published)
-        found = found if self.dim is None else found.with_dim(self.dim)
-        return found if self.cap is None else found.cap(self.cap)
 
 
 WORKLOADS = {
@@ -78,14 +61,9 @@ def measure(
     Raises:
         ConfigError: For an unknown workload, sizes that cannot be, or tables that do not fit into memory.
     """
-    for name in only:
-        if name not in WORKLOADS:
-            raise ConfigError(f"no such workload as `{name}`: {nearest(name, list(WORKLOADS))}")
-    if min([1, *batches]) < 1 or not seconds > 0:
-        raise ConfigError(f"expected batches of 1 or more and more than 0 seconds, got {list(batches)} and {seconds:g}")
-    names = list(only or WORKLOADS)
+    names = chosen(WORKLOADS, only, batches, seconds)
     about = machine(["torchrec", "fbgemm-gpu-cpu"])
-    with _one_thread(), torch.no_grad():
+    with torch_threads(1), torch.no_grad():
         # Stock peers of all workloads come first: what `recycled` sets does not quite go away.
         stock, tuned = ([row for n in names for row in _pass(n, kind, batches, ids or IDS, seconds)] for kind in KINDS)
     rows = _joined(stock, tuned)
@@ -97,16 +75,6 @@ def measure(
         "distributions": _distributions(rows),
         "absent": absent(),
     }
-
-
-@contextlib.contextmanager
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _told(workload: Workload) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import statistics
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -18,17 +18,18 @@ import torch
 from torch import Tensor
 
 from recsys.bench.lookup_peers import Contender, Given, fbgemm_int8
+from recsys.config import nearest
 from recsys.data.batch import JaggedIds
 from recsys.dataflow.ids import batch as draw
 from recsys.dataflow.ids import curve
 from recsys.dataflow.kernels.reference import Slot
 from recsys.dataflow.platform import Platform
 from recsys.dataflow.storage import Rows, allocate, quantise
-from recsys.dataflow.workload import Dtype, Workload
+from recsys.dataflow.workload import BATCH_SIZES, Dtype, Workload
 from recsys.errors import ConfigError
 from recsys.machine import available_memory
 
-__all__ = ["Figure", "Rig", "Turns", "bound_us", "rotations"]
+__all__ = ["Case", "Figure", "Rig", "Turns", "bound_us", "chosen", "rotations"]
 
 _BLOCK = 99_991
 """Rows that are made."""
@@ -39,6 +40,36 @@ _ROUNDS = 3, 7
 _CALLS = 4096
 """Batches of a turn, at most."""
 _PAGE = 4096
+
+
+@dataclass(frozen=True)
+class Case:
+    """A published workload, perhaps cut so that all rows fit into memory, and its batch sizes."""
+
+    published: str
+    dim: int | None = None
+    cap: int | None = None
+    batches: tuple[int, ...] = BATCH_SIZES
+
+    def workload(self) -> Workload:
+        """Its tables and look-ups."""
+        found = Workload.find(self.published)
+        found = found if self.dim is None else found.with_dim(self.dim)
+        return found if self.cap is None else found.cap(self.cap)
+
+
+def chosen(cases: Mapping[str, Case], only: Sequence[str], batches: Sequence[int], seconds: float) -> list[str]:
+    """The names of the cases to measure: `only` these; none means all.
+
+    Raises:
+        ConfigError: For an unknown case, or sizes or seconds that cannot be.
+    """
+    for name in only:
+        if name not in cases:
+            raise ConfigError(f"no such workload as `{name}`: {nearest(name, list(cases))}")
+    if min([1, *batches]) < 1 or not seconds > 0:
+        raise ConfigError(f"expected batches of 1 or more and more than 0 seconds, got {list(batches)} and {seconds:g}")
+    return list(only or cases)
 
 
 class Rig:

@@ -17,6 +17,7 @@ from recsys.training.study.made import made_with
 __all__ = [
     "LOOKUP_FACTS",
     "STRATEGIES_FACTS",
+    "Bench",
     "Section",
     "distributions_cells",
     "errors_line",
@@ -25,6 +26,7 @@ __all__ = [
     "strategies_cells",
 ]
 
+Bench = Literal["lookup", "dataflow", "strategies"]
 Row = Mapping[str, Any]
 
 LOOKUP_FACTS = {
@@ -36,7 +38,7 @@ LOOKUP_FACTS = {
 STRATEGIES_FACTS = {"figures": "processor time of one thread; medians of interleaved turns, of ids just made"}
 """How to read what `recsys bench strategies` found."""
 
-_TITLES = {
+_TITLES: dict[Bench, str] = {
     "lookup": "Look-ups of whole workloads",
     "dataflow": "Plans of look-ups, predicted beside measured",
     "strategies": "Strategies of looking up, on one core",
@@ -62,7 +64,7 @@ class Section:
         DataError: When one marker lacks the other, the file is no text, or the disk refuses.
     """
 
-    def __init__(self, bench: Literal["lookup", "dataflow", "strategies"], file: Path) -> None:
+    def __init__(self, bench: Bench, file: Path) -> None:
         self.file = file
         self.name = f"bench: {bench} {_name(read_machine())}"
         self._made = made_with()
@@ -234,7 +236,7 @@ def strategies_cells(found: Row) -> Cells:
     return Cells("all look-ups of a workload by one strategy", _STRATEGIES, tuple(rows), left=2)
 
 
-_BODIES: dict[str, Callable[[Row], tuple[dict[str, str], list[str]]]] = {
+_BODIES: dict[Bench, Callable[[Row], tuple[dict[str, str], list[str]]]] = {
     "lookup": _lookup_body,
     "dataflow": _dataflow_body,
     "strategies": _strategies_body,

@@ -16,42 +16,34 @@ from torch import Tensor
 from tqdm import tqdm
 
 from recsys.bench.card import machine
-from recsys.bench.dataflow import copied, rig
+from recsys.bench.dataflow import check, copied, rig
 from recsys.bench.lookup_peers import Contender
-from recsys.bench.lookup_rig import Turns, rotations
-from recsys.config import nearest
+from recsys.bench.lookup_rig import Case, Turns, chosen, rotations
 from recsys.data.batch import JaggedIds
 from recsys.dataflow.kernels.cpu import CpuKernels, isas
-from recsys.dataflow.kernels.reference import Slot, look_up
+from recsys.dataflow.kernels.reference import Slot
 from recsys.dataflow.plan import Piece, Schedule, Strategy
-from recsys.dataflow.workload import Workload, refuse_too_big
-from recsys.errors import ConfigError
+from recsys.dataflow.workload import BATCH_SIZES, refuse_too_big
+from recsys.threads import torch_threads
 
-__all__ = ["CASES", "Case", "measure"]
+__all__ = ["CASES", "Tried", "measure"]
 
 
-@dataclass(frozen=True)
-class Case:
-    """A published workload, and the strategy that is tried beside `gather`: one that its tables were made for."""
+@dataclass(frozen=True, kw_only=True)
+class Tried(Case):
+    """A workload, and the strategy that is tried beside `gather`: one that its tables were made for."""
 
-    published: str
     strategy: Strategy
-    dim: int | None = None
-    batches: tuple[int, ...] = (64, 512, 2048, 8192)
-
-    def workload(self) -> Workload:
-        """Its tables and look-ups."""
-        found = Workload.find(self.published)
-        return found if self.dim is None else found.with_dim(self.dim)
+    batches: tuple[int, ...] = BATCH_SIZES[1:]
 
 
 CASES = {
-    "avazu-x4": Case("avazu-x4", "vector", dim=1),
-    "criteo-kaggle": Case("criteo-kaggle", "vector", dim=1),
-    "frappe": Case("frappe", "vector", dim=1),
-    "trace-low": Case("trace-low", "stream"),
-    "trace-medium": Case("trace-medium", "stream"),
-    "rm2": Case("rm2", "stream", batches=(64, 512, 2048)),
+    "avazu-x4": Tried(published="avazu-x4", dim=1, strategy="vector"),
+    "criteo-kaggle": Tried(published="criteo-kaggle", dim=1, strategy="vector"),
+    "frappe": Tried(published="frappe", dim=1, strategy="vector"),
+    "trace-low": Tried(published="trace-low", strategy="stream"),
+    "trace-medium": Tried(published="trace-medium", strategy="stream"),
+    "rm2": Tried(published="rm2", strategy="stream", batches=BATCH_SIZES[1:-1]),
 }
 """First-order terms are tables of one column, which `vector` is for; long bags of wide rows, read often, would be for
 `stream`."""
@@ -68,23 +60,20 @@ def measure(only: Sequence[str] = (), batches: Sequence[int] = (), seconds: floa
     Raises:
         ConfigError: For an unknown case, sizes that cannot be, or tables that do not fit into memory.
     """
-    for name in only:
-        if name not in CASES:
-            raise ConfigError(f"no such workload as `{name}`: {nearest(name, list(CASES))}")
-    if min([1, *batches]) < 1 or not seconds > 0:
-        raise ConfigError(f"expected batches of 1 or more and more than 0 seconds, got {list(batches)} and {seconds:g}")
-    absent = [] if isas()[:1] == ["avx512"] else [name for name, case in CASES.items() if case.strategy == "vector"]
-    names = [name for name in only or CASES if name not in absent]
+    wanted = chosen(CASES, only, batches, seconds)
+    lanes = isas()[:1] == ["avx512"]
+    names = [name for name in wanted if lanes or CASES[name].strategy != "vector"]
     for name in names:
         refuse_too_big(CASES[name].workload())
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with tqdm(total=sum(len(batches or CASES[name].batches) for name in names), disable=None) as bar:
-            rows = [row for name in names for row in _rows(name, batches, seconds, bar)]
-    finally:
-        torch.set_num_threads(threads)
-    return {"bench": "strategies", "machine": machine(), "rows": rows, "absent": absent}
+    bar = tqdm(total=sum(len(batches or CASES[name].batches) for name in names), disable=None)
+    with torch_threads(1), bar:
+        rows = [row for name in names for row in _rows(name, batches, seconds, bar)]
+    return {
+        "bench": "strategies",
+        "machine": machine(),
+        "rows": rows,
+        "absent": [name for name in wanted if name not in names],
+    }
 
 
 def _rows(name: str, batches: Sequence[int], seconds: float, bar: tqdm[Any]) -> Iterator[dict[str, Any]]:
@@ -94,8 +83,11 @@ def _rows(name: str, batches: Sequence[int], seconds: float, bar: tqdm[Any]) -> 
     slots, width = rig(workload)
     for size, rotation in rotations(workload, tuple(batches or case.batches)):
         x = torch.zeros(size, width)
-        contenders = [_contender(slots, strategy, size, x) for strategy in ("gather", case.strategy)]
-        _check(slots, contenders, rotation[0], x)
+        kernels: dict[str, CpuKernels] = {
+            strategy: _kernels(slots, strategy, size) for strategy in ("gather", case.strategy)
+        }
+        check(slots, rotation[0], kernels, x)
+        contenders = [Contender(name, "ours", "fp32", copied, partial(_look_up, k, x)) for name, k in kernels.items()]
         turns = Turns(rotation)
         turns.take(contenders, seconds / 4)
         gather, other = (figure.cpu for figure in turns.take(contenders, seconds))
@@ -114,21 +106,11 @@ def _rows(name: str, batches: Sequence[int], seconds: float, bar: tqdm[Any]) -> 
         bar.update()
 
 
-def _contender(slots: Sequence[Slot], strategy: Strategy, size: int, x: Tensor) -> Contender:
+def _kernels(slots: Sequence[Slot], strategy: Strategy, size: int) -> CpuKernels:
     pieces = tuple(Piece(lookup=slot.name, core=0, strategy=strategy) for slot in slots)
-    kernels = CpuKernels(slots, schedules=[Schedule(batch=size, pieces=pieces, predicted_us=0, bound_us=0)])
-    return Contender(strategy, "ours", "fp32", copied, partial(_look_up, kernels, x))
+    return CpuKernels(slots, schedules=[Schedule(batch=size, pieces=pieces, predicted_us=0, bound_us=0)])
 
 
 def _look_up(kernels: CpuKernels, x: Tensor, ids: JaggedIds) -> Tensor:
     kernels.look_up(ids, x)
     return x
-
-
-def _check(slots: Sequence[Slot], contenders: Sequence[Contender], ids: JaggedIds, x: Tensor) -> None:
-    """Every strategy gives what the reference gives."""
-    expected = torch.zeros_like(x)
-    look_up(slots, ids, expected)
-    for one in contenders:
-        x.fill_(-1)
-        torch.testing.assert_close(one.run(ids), expected, rtol=1e-4, atol=1e-4)

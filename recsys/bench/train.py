@@ -11,7 +11,6 @@ so the slowest and the fastest round are told beside the median.
 
 from __future__ import annotations
 
-import contextlib
 import statistics
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -34,7 +33,7 @@ from recsys.data.stream import Resident
 from recsys.errors import ConfigError
 from recsys.models.base import RankingModel
 from recsys.models.registry import MODELS, build
-from recsys.threads import suited_threads
+from recsys.threads import suited_threads, torch_threads
 from recsys.training.recipe import TrainingConfig
 from recsys.training.trainer import Trainer
 
@@ -94,7 +93,7 @@ def _workload(name: str, bits: int, rows: int, rounds: int) -> dict[str, Any]:
     with tqdm(total=rounds * len(entries), desc=name, disable=None) as bar:
         for _ in range(rounds):
             for entry, found in zip(entries, rates, strict=True):
-                with _threads(entry.threads):
+                with torch_threads(entry.threads):
                     found.append(once(entry.job))
                 bar.update()
     return {"workload": name, "table_rows": len(CATEGORIES) << bits, "dim": DIM, "rows": rows} | _row(entries, rates)
@@ -158,16 +157,6 @@ def _bound(model: RankingModel, rows: int) -> _Entry:
         pass
     job = Job(BOUND, steps * size, lambda: [product() for _ in range(steps) for product in products])
     return _Entry(job, "bound", threads)
-
-
-@contextlib.contextmanager
-def _threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _row(entries: Sequence[_Entry], rates: Sequence[Sequence[Rate]]) -> dict[str, Any]:

@@ -108,7 +108,11 @@ def _fastest(meter: Meter, most: int) -> list[Core]:
 
 
 def _best_symmetric(meter: Meter, most: int) -> list[Core]:
-    """The symmetric plan on one core, or on more where they are worth it; each has a bag of its own."""
+    """The symmetric plan on one core, or on more where they are worth it; each has a bag of its own.
+
+    More are, where they gain more than `off`, what predictions may be off by; or where so much beyond the prediction
+    would be worth more than `RISK` times waking them, if they lose less than that.
+    """
     first, *others = (_symmetric(meter, cores) for cores in _numbers(min(most, meter.batch)))
     best, least = first, meter.predicted(first)
     for one in others:

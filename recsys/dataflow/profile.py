@@ -29,6 +29,7 @@ from recsys.dataflow.storage import Rows, allocate, quantise
 from recsys.dataflow.workload import BYTES, Dtype
 from recsys.errors import ConfigError
 from recsys.machine import available_memory, read_machine
+from recsys.threads import torch_threads
 
 __all__ = ["measure"]
 
@@ -141,13 +142,9 @@ def measure(seconds: float = 100.0) -> Platform:
     if not isas():
         raise ConfigError("a profile is of the C++ kernels, which are not here: install recsys with a C++ compiler")
     start, cores = time.perf_counter(), read_cores()
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
+    with torch_threads(1):
         bench = Bench(cores, _largest())
         found = _passes(list(_probes(bench)), start + seconds * 0.9)
-    finally:
-        torch.set_num_threads(threads)
     return _platform(cores, found, time.perf_counter() - start)
 
 

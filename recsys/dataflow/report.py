@@ -146,7 +146,7 @@ def figure(plan: DataFlowPlan, schedule: Schedule) -> Figure:
 
     Blocks are named where there is room; those of some of the rows are hatched.
     """
-    from recsys.training.figures import new_figure
+    from recsys.pictures import new_figure
 
     columns = _columns(schedule)
     waking = schedule.predicted_us - max(sum(p.predicted_us for p in own) for own in columns.values())

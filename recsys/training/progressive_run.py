@@ -17,7 +17,7 @@ from recsys.errors import CheckpointError
 from recsys.files import locked, make_folder, replacing
 from recsys.models.checkpoint import Checkpoint, is_checkpoint, save
 from recsys.models.registry import build
-from recsys.training.figures import new_figure
+from recsys.pictures import new_figure
 from recsys.training.progressive import Progressive, in_order_of_time, progressive
 from recsys.training.recipe import DataConfig, Recipe
 

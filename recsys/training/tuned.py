@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from recsys.config import override
 from recsys.files import replacing, write_text
-from recsys.training.figures import new_figure
+from recsys.pictures import new_figure
 from recsys.training.recipe import DataConfig, Recipe
 from recsys.training.search import Choices, Range
 

@@ -16,9 +16,9 @@ import torch
 
 from recsys.bench import lookup, lookup_peers, lookup_rig
 from recsys.bench.dataflow import with_ids
-from recsys.bench.lookup import Case, measure
+from recsys.bench.lookup import measure
 from recsys.bench.lookup_peers import DTYPES, Contender, peers, recycled
-from recsys.bench.lookup_rig import Rig, Turns, bound_us, rotations
+from recsys.bench.lookup_rig import Case, Rig, Turns, bound_us, rotations
 from recsys.cli import app
 from recsys.dataflow import platform
 from recsys.dataflow.ids import batch, hottest, scatter

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, get_args
 
 import pytest
 
 from recsys.bench import report
 from recsys.bench.lookup_peers import DTYPES
-from recsys.bench.report import Section, distributions_cells, lookup_cells, plans_cells, strategies_cells
+from recsys.bench.report import Bench, Section, distributions_cells, lookup_cells, plans_cells, strategies_cells
 from recsys.errors import DataError
 
 MACHINE = {"cpu": "AMD EPYC", "cores": 8, "huge_pages": "madvise", "system": "Linux x86_64", "python": "3.11.7",
            "recsys": "0.1.0", "gpu": None, "torch": "2.13.0", "torchrec": None}  # fmt: skip
-BENCHES: tuple[Literal["lookup", "dataflow", "strategies"], ...] = ("lookup", "dataflow", "strategies")
+BENCHES: tuple[Bench, ...] = get_args(Bench)
 
 
 @pytest.fixture(autouse=True)
@@ -97,9 +97,7 @@ def test_strategies_are_a_row_each() -> None:
 
 
 @pytest.mark.parametrize("bench", BENCHES)
-def test_only_the_section_of_this_machine_and_benchmark_changes(
-    bench: Literal["lookup", "dataflow", "strategies"], tmp_path: Path
-) -> None:
+def test_only_the_section_of_this_machine_and_benchmark_changes(bench: Bench, tmp_path: Path) -> None:
     file = tmp_path / "R.md"
     begin, end = f"<!-- bench: {bench} amd-epyc-8 -->", f"<!-- /bench: {bench} amd-epyc-8 -->"
     before = f"# Mine\n\n<!-- bench: {bench} amd-epyc-80 -->\nkept\n<!-- /bench: {bench} amd-epyc-80 -->\n"

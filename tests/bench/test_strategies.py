@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from recsys.bench import lookup_rig, strategies
+from recsys.bench import dataflow, lookup_rig, strategies
 from recsys.bench.report import strategies_cells
-from recsys.bench.strategies import CASES, Case, measure
+from recsys.bench.strategies import CASES, Tried, measure
 from recsys.dataflow.kernels.cpu import native
 from recsys.dataflow.workload import Workload
 from recsys.errors import ConfigError
@@ -14,7 +14,7 @@ from recsys.errors import ConfigError
 needs_kernels = pytest.mark.skipif(native is None, reason="needs the C++ kernels")
 
 
-def small(case: Case) -> Workload:
+def small(case: Tried) -> Workload:
     found = Workload.find(case.published).cap(300)
     return found if case.dim is None else found.with_dim(case.dim)
 
@@ -28,9 +28,12 @@ def test_vector_is_absent_without_avx_512(monkeypatch: pytest.MonkeyPatch) -> No
 
 @needs_kernels
 def test_a_row_for_every_case_and_batch(monkeypatch: pytest.MonkeyPatch) -> None:
-    cases = {"one": Case("frappe", "vector", dim=1, batches=(1, 20)), "bags": Case("rm3", "stream", batches=(7,))}
+    cases = {
+        "one": Tried(published="frappe", strategy="vector", dim=1, batches=(1, 20)),
+        "bags": Tried(published="rm3", strategy="stream", batches=(7,)),
+    }
     monkeypatch.setattr(strategies, "CASES", cases)
-    monkeypatch.setattr(Case, "workload", lambda case: small(case))
+    monkeypatch.setattr(Tried, "workload", lambda case: small(case))
     monkeypatch.setattr(strategies, "isas", lambda: ["avx512"])
     monkeypatch.setattr(lookup_rig, "_IDS", 1000)
     found = measure(seconds=0.01)
@@ -44,7 +47,7 @@ def test_a_row_for_every_case_and_batch(monkeypatch: pytest.MonkeyPatch) -> None
 
 @needs_kernels
 def test_what_a_strategy_gives_is_compared_with_the_reference(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(strategies, "look_up", lambda slots, ids, x: x.fill_(7))
+    monkeypatch.setattr(dataflow, "look_up", lambda slots, ids, x: x.fill_(7))
     with pytest.raises(AssertionError, match="not close"):
         measure(("frappe",), (3,), 0.01)
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Literal
+from typing import get_args
 
 import pytest
 
-from recsys.bench.report import Section
+from recsys.bench.report import Bench, Section
 from recsys.cli import app
 from recsys.cli.bench import BENCHES
 
@@ -39,9 +39,9 @@ def test_what_is_wrong_is_one_line(argv: list[str], told: str, capsys: pytest.Ca
     assert told in line
 
 
-@pytest.mark.parametrize("bench", ["lookup", "dataflow", "strategies"])
+@pytest.mark.parametrize("bench", get_args(Bench))
 def test_a_broken_section_is_one_line_before_anything_is_measured(
-    bench: Literal["lookup", "dataflow", "strategies"],
+    bench: Bench,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],

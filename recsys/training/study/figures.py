@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from recsys.training.figures import new_figure
+from recsys.pictures import new_figure
 from recsys.training.study.config import Study
 from recsys.training.study.study import ArmResult, SettingResult
 

@@ -16,6 +16,7 @@ from recsys.data.encoder import Encoder
 from recsys.errors import DivergedError
 from recsys.models.base import RankingModel
 from recsys.models.registry import build
+from recsys.threads import torch_threads
 from recsys.training.metrics import auc, log_loss
 from recsys.training.progressive import check_measurable, progressive, window_aucs
 from recsys.training.steps import Steps
@@ -125,14 +126,11 @@ def measure(task: Task) -> Run:
     Raises:
         DataError: When the data cannot be read.
     """
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        return _progressive(task) if task.protocol == "progressive" else _holdout(task)
-    except DivergedError:  # the loss became nan: that, too, is a result of a learning rate
-        return Run(task.key(), [], math.nan, math.nan)
-    finally:
-        torch.set_num_threads(before)
+    with torch_threads(1):
+        try:
+            return _progressive(task) if task.protocol == "progressive" else _holdout(task)
+        except DivergedError:  # the loss became nan: that, too, is a result of a learning rate
+            return Run(task.key(), [], math.nan, math.nan)
 
 
 def _progressive(task: Task) -> Run:

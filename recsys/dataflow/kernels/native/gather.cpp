@@ -68,8 +68,9 @@ inline void copy(const char* row, int32_t dim, float* out) {
 // fetched meanwhile, line by line: all lines at once took a tenth longer. Not tried further: rows of the next look-up, too. GCC
 // 12.2 with the sanitizers' flags then reads the position of the id from a place on the stack before it has written it there.
 template <class Row, class Id>
-inline void copy_wide(const char* row, int32_t dim, float* out, const Rows& rows, Id id) {
+inline void copy_wide(const char* row, const Rows& rows, float* out, Id id) {
   constexpr int W = kWidth;
+  const int32_t dim = rows.dim;
   const auto [scale, bias] = header<Row>(row, dim);
   const auto later = reinterpret_cast<uintptr_t>(rows.data) + static_cast<uint64_t>(id) * static_cast<uint64_t>(rows.stride);
   __builtin_prefetch(reinterpret_cast<const void*>(later + rows.stride - 1), 0, 3);  // a row need not begin with a line
@@ -148,7 +149,7 @@ int64_t one_id_blocks(const Lookup* lookups, int64_t count, const Call& call, in
         if constexpr (N > 0) {
           copy<Row, W, N, past>(row, rows.dim, out);
         } else {
-          copy_wide<Row>(row, rows.dim, out, rows, values[b + kWideAhead < bags ? b + kWideAhead : b]);
+          copy_wide<Row>(row, rows, out, values[b + kWideAhead < bags ? b + kWideAhead : b]);
         }
       }
     }
