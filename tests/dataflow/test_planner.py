@@ -251,6 +251,18 @@ def test_of_plans_that_predictions_cannot_tell_apart_the_one_on_fewer_cores_is_t
         assert schedule.bound_us <= schedule.predicted_us < (schedule.symmetric_us or 0)
 
 
+@pytest.mark.parametrize(("error", "cores"), [(0.09, 2), (0.1, 1)])
+def test_a_plan_that_is_not_symmetric_must_gain_twice_what_predictions_may_be_off(error: float, cores: int) -> None:
+    @dataclass
+    class Woken(Fixed):
+        def wake_us(self, cores: int) -> float:
+            return 0.0 if cores == 1 else 25.0
+
+    work, costs = indivisible([10.0] * 8)  # 65 µs on two cores, 80 on one
+    schedule = plan(work, Woken(costs.us, error=error), 2, [1]).schedules[0]
+    assert len(schedule.loads()) == cores
+
+
 @pytest.mark.parametrize(("us", "crowd", "cores"), [(9000, 1.9, 2), (150, 1.9, 1), (9000, 2.1, 2), (9000, 2.5, 1)])
 def test_a_large_batch_takes_more_cores_unless_they_are_clearly_slower(us: float, crowd: float, cores: int) -> None:
     @dataclass
