@@ -96,9 +96,9 @@ def _fastest(meter: Meter, most: int) -> list[Core]:
     """What each core does: the best search for all cores or fewer, if it beats the symmetric plan by enough.
 
     That is by twice the error, since plans of two kinds do not err alike. With 200 tables, 8,192 bags and two cores
-    that divided the tables among them, such a plan was predicted to end 11 % sooner and ended 5 to 8 % later: cores that go
-    through the same tables may find in a cache that they share what the other one has just read, and no prediction
-    knows of that.
+    that divided the tables among them, such a plan was predicted to end 11 % sooner and ended 5 to 8 % later: cores
+    that go through the same tables may find in a cache that they share what the other one has just read, and no
+    prediction knows of that.
     """
     best, trust = _best_symmetric(meter, most), 1 - meter.costs.error
     least = (1 - 2 * meter.costs.error) * meter.predicted(best)
