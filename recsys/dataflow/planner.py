@@ -116,8 +116,9 @@ def _fastest(meter: Meter, most: int) -> list[Core]:
 def _best_symmetric(meter: Meter, most: int) -> list[Core]:
     """The symmetric plan on one core, or on more where they are worth it; each has a bag of its own.
 
-    More are, where they gain more than `off`, what predictions may be off by; or where so much beyond the prediction
-    would be worth more than `RISK` times waking them, if they lose less than that.
+    Let gain be what more cores are predicted to save, and off what predictions may be off by. More are taken where
+    ``gain > off``: then they save in any case. And where ``gain + off > RISK * wake``: what they save at best is then
+    so many times what waking them costs.
     """
     first, *others = (_symmetric(meter, cores) for cores in _numbers(min(most, meter.batch)))
     best, least = first, meter.predicted(first)
