@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from recsys.data.encoder import Encoder
     from recsys.data.schema import Schema
     from recsys.data.sources import resolve
+    from recsys.inference.session import InferenceSession, session
     from recsys.models.checkpoint import Checkpoint, load
     from recsys.scoring.local import score
     from recsys.training.ranker import Ranker
@@ -31,6 +32,7 @@ __all__ = [
     "Batch",
     "Checkpoint",
     "Encoder",
+    "InferenceSession",
     "JaggedIds",
     "Ranker",
     "Recipe",
@@ -41,6 +43,7 @@ __all__ = [
     "load",
     "resolve",
     "score",
+    "session",
     "train",
 ]
 
@@ -48,6 +51,7 @@ _HOMES = {
     "Batch": "data.batch",
     "Checkpoint": "models.checkpoint",
     "Encoder": "data.encoder",
+    "InferenceSession": "inference.session",
     "JaggedIds": "data.batch",
     "Ranker": "training.ranker",
     "Recipe": "training.recipe",
@@ -57,6 +61,7 @@ _HOMES = {
     "load": "models.checkpoint",
     "resolve": "data.sources",
     "score": "scoring.local",
+    "session": "inference.session",
     "train": "training.run",
 }
 

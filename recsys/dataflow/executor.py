@@ -15,12 +15,12 @@ from recsys.dataflow.kernels.fbgemm import FbgemmKernels
 from recsys.dataflow.kernels.reference import ReferenceKernels, Slot
 from recsys.dataflow.plan import DataFlowPlan
 from recsys.dataflow.platform import read_cores
-from recsys.dataflow.storage import Source, Storage
+from recsys.dataflow.storage import Rows, Source, Storage
 from recsys.dataflow.workload import Dtype
 from recsys.errors import ConfigError, DataError
-from recsys.layers.tables import EmbeddingTables, Lookup
+from recsys.layers.tables import EmbeddingTables, TableSpec
 
-__all__ = ["Executor", "Kernels", "TableExecutor"]
+__all__ = ["Executor", "Kernels", "TableExecutor", "store"]
 
 
 class Executor(Protocol):
@@ -48,18 +48,21 @@ KERNELS: dict[Kernel, Callable[[Sequence[Slot]], Kernels]] = {
 class TableExecutor:
     """All look-ups of a model's tables, by a plan.
 
-    It copies the tables into memory of its own, on huge pages and with collision weights folded in, and gives the
-    numbers of `EmbeddingTables.forward`: exactly for float32 rows that are not pooled, else up to the order of sums.
+    It gives the numbers of `EmbeddingTables.forward`: exactly for float32 rows that are not pooled, else up to the
+    order of sums. `of` copies the tables of a trained model into memory of its own.
 
     Core k of a plan is the k-th of `read_cores()`. A plan of another machine gives the same numbers, if not as soon as
     one that was made here.
 
     Args:
-        tables: The tables and look-ups of a trained model; they stay as they are.
-        plan: Made for these tables; by default one core gathers all of them, as float32. Kernels other than the C++
-            ones take from it how tables are stored, and nothing else.
+        spec: What is looked up where.
+        rows: The stored rows of every table, by name; they must be as the plan says.
+        plan: Made for these tables; by default one core gathers all of them. Kernels other than the C++ ones take
+            nothing from it.
         kernel: By default the C++ kernels where they were built, else FBGEMM's where it is installed, else plain torch.
         unknown: What an id out of range does: it reads row 0, or the batch is refused. Both are counted.
+        features: Of the batches, if they hold some of the features only: look-ups that read others are left out, and
+            the rest fill the columns that they always fill.
 
     Attributes:
         unknown_ids: Ids out of range so far.
@@ -70,47 +73,69 @@ class TableExecutor:
 
     def __init__(
         self,
+        spec: TableSpec,
+        rows: Mapping[str, Rows],
+        plan: DataFlowPlan | None = None,
+        kernel: Literal["auto"] | Kernel = "auto",
+        unknown: Literal["row 0", "raise"] = "row 0",
+        features: Sequence[str] | None = None,
+    ) -> None:
+        if plan is not None:
+            _check(plan, spec)
+        self.layout = spec.layout
+        self.rows = rows
+        self.unknown_ids = 0
+        self._raise = unknown == "raise"
+        self._position = {name: f for f, name in enumerate(spec.features if features is None else features)}
+        self.kernel: Kernel = kernel if kernel != "auto" else _best(one.dtype for one in rows.values())
+        pooled = self._slots(spec)
+        self._kernels = (
+            _planned(pooled, plan) if plan is not None and self.kernel == "cpu" else KERNELS[self.kernel](pooled)
+        )
+        self._sequences = {slot: found for slot in self.layout.sequences if (found := self._unpooled(spec, slot))}
+
+    @classmethod
+    def of(
+        cls,
         tables: EmbeddingTables,
         plan: DataFlowPlan | None = None,
         kernel: Literal["auto"] | Kernel = "auto",
         unknown: Literal["row 0", "raise"] = "row 0",
-    ) -> None:
-        if plan is not None:
-            _check(plan, tables)
-        self.layout = tables.layout
-        self.unknown_ids = 0
-        self._raise = unknown == "raise"
-        self._position = dict(tables.position)
-        dtypes: Mapping[str, Dtype] = {} if plan is None else {table.name: table.dtype for table in plan.tables}
-        self.storage = Storage({name: _source(tables, name, dtypes.get(name, "fp32")) for name in tables.tables})
-        self.kernel: Kernel = kernel if kernel != "auto" else _best(dtypes.values())
-        pooled = self._slots(tables, [lookup for lookup in tables.lookups if lookup.pooling != "none"])
-        self._kernels = (
-            _planned(pooled, plan) if plan is not None and self.kernel == "cpu" else KERNELS[self.kernel](pooled)
-        )
-        self._sequences = {slot: self._unpooled(tables, slot) for slot in self.layout.sequences}
+    ) -> TableExecutor:
+        """An executor of a trained model's tables, with a copy of their rows; `store` makes it.
 
-    def _slots(self, tables: EmbeddingTables, lookups: Sequence[Lookup]) -> list[Slot]:
+        Raises:
+            ConfigError: Also when they do not fit into memory.
+            DataError: When a table holds numbers that cannot be stored as the plan says.
+        """
+        if plan is not None:
+            _check(plan, tables.spec)
+        return cls(tables.spec, store(tables, plan).tables, plan, kernel, unknown)
+
+    def _slots(self, spec: TableSpec) -> list[Slot]:
         """Where each look-up's columns begin: those of one field stand one after the other."""
         filled: dict[str, int] = {}
         slots = []
-        for lookup in lookups:
-            rows = self.storage.tables[lookup.table]
+        for lookup in spec.pooled:
+            rows = self.rows[lookup.table]
             column = self.layout.slices[lookup.slot].start + filled.get(lookup.slot, 0)
             filled[lookup.slot] = filled.get(lookup.slot, 0) + rows.dim
             pooling: Literal["sum", "mean"] = "mean" if lookup.pooling == "mean" else "sum"
-            slots.append(Slot(lookup.name, self._position[lookup.feature], rows, column, pooling))
+            if lookup.feature in self._position:
+                slots.append(Slot(lookup.name, self._position[lookup.feature], rows, column, pooling))
         return slots
 
-    def _unpooled(self, tables: EmbeddingTables, slot: str) -> tuple[list[int], int, Kernels]:
+    def _unpooled(self, spec: TableSpec, slot: str) -> tuple[list[int], int, Kernels] | None:
         """Features, width and kernels of the unpooled look-ups of a field, each of which reads a feature of its own."""
-        lookups = [lookup for lookup in tables.lookups if lookup.slot == slot]
+        lookups = [n for n in spec.lookups if n.slot == slot and n.feature in self._position]
         slots: list[Slot] = []
         width = 0
         for lookup in lookups:
-            rows = self.storage.tables[lookup.table]
+            rows = self.rows[lookup.table]
             slots.append(Slot(lookup.name, len(slots), rows, width))
             width += rows.dim
+        if not slots:
+            return None
         return [self._position[lookup.feature] for lookup in lookups], width, KERNELS[self.kernel](slots)
 
     def lookup(self, ids: JaggedIds, x: Tensor) -> None:
@@ -165,16 +190,31 @@ def _best(dtypes: Iterable[Dtype]) -> Kernel:
     return "fbgemm" if fbgemm.installed() and "int8" not in dtypes else "reference"
 
 
+def store(tables: EmbeddingTables, plan: DataFlowPlan | None = None) -> Storage:
+    """A copy of the rows of a trained model, on huge pages, with collision weights folded in.
+
+    Args:
+        tables: They stay as they are.
+        plan: How each table is stored; by default as float32.
+
+    Raises:
+        ConfigError: When they do not fit into memory.
+        DataError: When a table holds numbers that cannot be stored as the plan says.
+    """
+    dtypes: Mapping[str, Dtype] = {} if plan is None else {table.name: table.dtype for table in plan.tables}
+    return Storage({name: _source(tables, name, dtypes.get(name, "fp32")) for name in tables.tables})
+
+
 def _source(tables: EmbeddingTables, name: str, dtype: Dtype) -> Source:
     rows, collision = tables.table(name)
     return Source(rows, dtype, collision)
 
 
-def _check(plan: DataFlowPlan, tables: EmbeddingTables) -> None:
+def _check(plan: DataFlowPlan, spec: TableSpec) -> None:
     """Make sure that the plan is for these tables and does each of the pooled look-ups."""
-    plan.check(tables.tables.values())
+    plan.check(spec.tables)
     planned = {lookup.name: lookup.table for lookup in plan.lookups}
-    pooled = {lookup.name: lookup.table for lookup in tables.lookups if lookup.pooling != "none"}
+    pooled = {lookup.name: lookup.table for lookup in spec.pooled}
     if planned != pooled:
         odd = sorted(planned.items() ^ pooled.items())[0][0]
         raise ConfigError(f"the plan for `{plan.workload}` and the model differ in look-up `{odd}`: make a new plan")

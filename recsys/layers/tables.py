@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import accumulate
 from typing import Any, Literal, cast
 
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 
 from recsys.data.batch import Batch, JaggedIds
 
-__all__ = ["EmbeddingTables", "InputLayout", "Lookup", "Table"]
+__all__ = ["EmbeddingTables", "InputLayout", "Lookup", "Table", "TableSpec"]
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,54 @@ class InputLayout:
         """[B, F, d]: the embeddings of fields that lie side by side and have one dim, without a copy."""
         first, last = self.slices[names[0]], self.slices[names[-1]]
         return x[:, first.start : last.stop].view(x.shape[0], len(names), first.stop - first.start)
+
+
+@dataclass(frozen=True)
+class TableSpec:
+    """What is looked up where, without the rows.
+
+    Attributes:
+        features: Names of the features in a batch, in order.
+        tables: Every table.
+        lookups: What is read; pooled look-ups of one dim lie side by side, in this order, the first one's dim first.
+        dense: How many numbers come first in the network's input.
+    """
+
+    features: tuple[str, ...]
+    tables: tuple[Table, ...]
+    lookups: tuple[Lookup, ...]
+    dense: int = 0
+
+    @cached_property
+    def table(self) -> dict[str, Table]:
+        """Every table by its name."""
+        return {table.name: table for table in self.tables}
+
+    @cached_property
+    def dims(self) -> tuple[int, ...]:
+        """The dims of tables that are read, in the order of the first look-up of each."""
+        return tuple(dict.fromkeys(self.table[lookup.table].dim for lookup in self.lookups))
+
+    @cached_property
+    def pooled(self) -> tuple[Lookup, ...]:
+        """The pooled look-ups in the order of the columns that they fill."""
+        pooled = [lookup for lookup in self.lookups if lookup.pooling != "none"]
+        return tuple(sorted(pooled, key=lambda lookup: self.dims.index(self.table[lookup.table].dim)))
+
+    @cached_property
+    def layout(self) -> InputLayout:
+        """Named column slices of the network's input."""
+        slices: dict[str, slice] = {}
+        sequences: dict[str, int] = {}
+        at = self.dense
+        for lookup in self.pooled:
+            start = slices[lookup.slot].start if lookup.slot in slices else at
+            at += self.table[lookup.table].dim
+            slices[lookup.slot] = slice(start, at)
+        for lookup in self.lookups:
+            if lookup.pooling == "none":
+                sequences[lookup.slot] = sequences.get(lookup.slot, 0) + self.table[lookup.table].dim
+        return InputLayout(slice(0, self.dense), slices, sequences, at)
 
 
 class _Group(nn.Module):
@@ -129,21 +178,15 @@ class EmbeddingTables(nn.Module):
         std: float = 0.01,
     ) -> None:
         super().__init__()
-        self.tables = {table.name: table for table in tables}
-        self.lookups = tuple(lookups)
+        self.spec = TableSpec(tuple(features), tuple(tables), tuple(lookups), dense)
+        self.tables, self.lookups, self.layout = self.spec.table, self.spec.lookups, self.spec.layout
         self.position = {feature: f for f, feature in enumerate(features)}
-        self.dims = tuple(dict.fromkeys(self.tables[lookup.table].dim for lookup in lookups))
         self.groups = nn.ModuleDict(
             {
                 str(dim): _Group([t for t in tables if t.dim == dim], collision_weights, std)
                 for dim in dict.fromkeys(table.dim for table in tables)
             }
         )
-        self.layout = _layout(self._pooled(), {n.name: self.tables[n.table].dim for n in lookups}, self.lookups, dense)
-
-    def _pooled(self) -> list[Lookup]:
-        pooled = [lookup for lookup in self.lookups if lookup.pooling != "none"]
-        return sorted(pooled, key=lambda lookup: self.dims.index(self.tables[lookup.table].dim))
 
     def group(self, table: str) -> _Group:
         """The group that stores `table`."""
@@ -162,8 +205,8 @@ class EmbeddingTables(nn.Module):
             x [B, width], and for each unpooled look-up its name -> (rows [B, L, dim], lengths [B]).
         """
         parts = [batch.dense]
-        for dim in self.dims:
-            lookups = [n for n in self._pooled() if self.tables[n.table].dim == dim]
+        for dim in self.spec.dims:
+            lookups = [n for n in self.spec.pooled if self.tables[n.table].dim == dim]
             if lookups:
                 parts.append(self._pool(lookups, batch.ids, len(batch)))
         sequences = {name: self._sequences(name, batch.ids) for name in self.layout.sequences}
@@ -268,17 +311,3 @@ class EmbeddingTables(nn.Module):
 
 def _or_ones(weights: Tensor | None, like: Tensor) -> Tensor:
     return torch.ones(like.shape, device=like.device) if weights is None else weights
-
-
-def _layout(pooled: list[Lookup], dims: dict[str, int], lookups: Sequence[Lookup], dense: int) -> InputLayout:
-    slices: dict[str, slice] = {}
-    at = dense
-    for lookup in pooled:
-        start = slices[lookup.slot].start if lookup.slot in slices else at
-        at += dims[lookup.name]
-        slices[lookup.slot] = slice(start, at)
-    sequences: dict[str, int] = {}
-    for lookup in lookups:
-        if lookup.pooling == "none":
-            sequences[lookup.slot] = sequences.get(lookup.slot, 0) + dims[lookup.name]
-    return InputLayout(slice(0, dense), slices, sequences, at)

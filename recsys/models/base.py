@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -11,11 +12,11 @@ from torch import Tensor, nn
 
 from recsys.config import Config
 from recsys.data.batch import Batch
-from recsys.data.encoder import IdInput, Inputs
+from recsys.data.encoder import IdInput, Inputs, Task
 from recsys.errors import ConfigError
 from recsys.layers.tables import EmbeddingTables, InputLayout, Lookup, Table
 
-__all__ = ["FIRST_ORDER", "ModelConfig", "RankingModel", "Sequences", "build_tables"]
+__all__ = ["FIRST_ORDER", "ModelConfig", "RankingModel", "Sequences", "build_tables", "to_scores"]
 
 Sequences = dict[str, tuple[Tensor, Tensor]]
 FIRST_ORDER = ":first"
@@ -50,11 +51,7 @@ class RankingModel(nn.Module):
         super().__init__()
         self.inputs = inputs
         self.tables = tables
-
-    @property
-    def layout(self) -> InputLayout:
-        """Named column slices of the network's input."""
-        return self.tables.layout
+        self.layout: InputLayout = tables.layout
 
     @property
     def fields(self) -> list[str]:
@@ -72,13 +69,21 @@ class RankingModel(nn.Module):
     @torch.no_grad()
     def predict(self, batch: Batch) -> Tensor:
         """[B, tasks]: probabilities of binary tasks, values of regression tasks; float64 if there is one of these."""
-        logits = self(batch)
-        columns = [
-            logits[:, t].sigmoid() if task.kind == "binary" else logits[:, t].double() * task.scale + task.shift
-            for t, task in enumerate(self.inputs.tasks)
-        ]
-        widest = torch.float32 if all(task.kind == "binary" for task in self.inputs.tasks) else torch.float64
-        return torch.stack([column.to(widest) for column in columns], dim=1)
+        return to_scores(self(batch), self.inputs.tasks)
+
+
+def to_scores(logits: Tensor, tasks: Sequence[Task]) -> Tensor:
+    """[B, tasks] of logits [B, tasks]: probabilities of binary tasks, values of regression tasks.
+
+    float32, or float64 if one of them is a regression.
+    """
+    if all(task.kind == "binary" for task in tasks):
+        return logits.sigmoid()
+    columns = [
+        logits[:, t].sigmoid().double() if task.kind == "binary" else logits[:, t].double() * task.scale + task.shift
+        for t, task in enumerate(tasks)
+    ]
+    return torch.stack(columns, dim=1)
 
 
 def build_tables(

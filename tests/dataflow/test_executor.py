@@ -35,7 +35,7 @@ def close(got: Any, expected: Any) -> None:
 @pytest.mark.parametrize(("variant", "schema"), FITTING)
 def test_every_model_gives_the_same_numbers(variant: str, schema: str, kernel: Kernel) -> None:
     model = model_of(variant, SCHEMAS[schema]).eval()
-    executor = TableExecutor(model.tables, kernel=kernel)
+    executor = TableExecutor.of(model.tables, kernel=kernel)
     for size in (0, 1, 70):
         batch = batch_of(SCHEMAS[schema], size)
         with torch.no_grad():
@@ -48,7 +48,7 @@ def executor_of(unknown: Literal["row 0", "raise"] = "row 0") -> tuple[TableExec
     batch = batch_of(SCHEMAS["all"], 8)
     batch.ids.values[3] = 1 << 20
     batch.ids.values[5] = -1
-    executor = TableExecutor(model.tables, unknown=unknown)
+    executor = TableExecutor.of(model.tables, unknown=unknown)
     with torch.no_grad():
         close(executor(batch), model.tables(batch))
     return executor, batch
@@ -78,7 +78,7 @@ def test_it_fills_the_callers_buffer() -> None:
 def test_it_copies_the_tables() -> None:
     model = model_of("lr").eval()
     batch = batch_of(SCHEMAS["all"], 5)
-    executor = TableExecutor(model.tables)
+    executor = TableExecutor.of(model.tables)
     before, _ = executor(batch)
     for storage in model.tables.storages():
         storage.data.zero_()

@@ -1,0 +1,174 @@
+"""What can run a network: eager torch, AOTInductor's shared objects, ONNX Runtime. All give the same scores.
+
+Which is fastest depends on the processor and on the batch, so `recsys.inference.choice` measures them. What is built
+for this machine lies in the user's cache, under a name that tells processor, torch and network apart; nothing compiled
+is ever loaded from elsewhere.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import os
+import shutil
+import stat
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.export import ExportedProgram
+
+from recsys.data.cache import root
+from recsys.errors import ConfigError, MissingExtraError
+from recsys.files import make_folder
+from recsys.inference import compile as builder
+from recsys.inference import network
+from recsys.machine import CPU_INFO, read_machine
+from recsys.threads import torch_threads
+
+__all__ = ["ENGINES", "Backend", "Engine", "Precision", "Run", "absent", "cache_folder", "load"]
+
+Backend = Literal["eager", "aoti", "onnx"]
+Precision = Literal["fp32", "bf16", "int8"]
+"""Of the weights and inputs of linear layers: int8 weights have a scale a column, their inputs one a batch."""
+
+Run = Callable[[], None]
+
+
+class Engine(Protocol):
+    """A network that is ready to run, on one thread, from any number of threads at once."""
+
+    def bind(self, inputs: Sequence[Tensor], out: Tensor) -> Run:
+        """A call that reads `inputs` as they are then and fills `out` [B, tasks]."""
+
+
+class _Eager:
+    """Torch's operators one by one."""
+
+    def __init__(self, program: ExportedProgram, precision: Precision) -> None:
+        self._module = (network.half(program) if precision == "bf16" else program).module(check_guards=False)
+
+    def bind(self, inputs: Sequence[Tensor], out: Tensor) -> Run:
+        module = self._module
+
+        def run() -> None:
+            with torch.no_grad(), torch_threads(1):
+                out.copy_(module(*inputs))
+
+        return run
+
+
+class _Aoti:
+    """AOTInductor: the whole graph as one shared object, its weights packed (frozen) for oneDNN's products."""
+
+    def __init__(self, program: ExportedProgram, precision: Precision) -> None:
+        import torch._inductor
+
+        path = _built(f"aoti-{precision}", program, ".pt2")
+        self._loader: Any = torch._inductor.aoti_load_package(str(path)).loader
+
+    def bind(self, inputs: Sequence[Tensor], out: Tensor) -> Run:
+        given, call = list(inputs), self._loader.boxed_run
+
+        def run() -> None:
+            with torch_threads(1):
+                out.copy_(call(given.copy())[0])  # it empties the list
+
+        return run
+
+
+class _Onnx:
+    """ONNX Runtime, which writes into `out` itself."""
+
+    def __init__(self, program: ExportedProgram, precision: Precision) -> None:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = options.inter_op_num_threads = 1
+        path = _built(f"onnx-{precision}", program, ".onnx")
+        self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        self._inputs = [one.name for one in self._session.get_inputs()]
+        self._output = self._session.get_outputs()[0].name
+
+    def bind(self, inputs: Sequence[Tensor], out: Tensor) -> Run:
+        binding = self._session.io_binding()
+        for name, value in zip(self._inputs, inputs, strict=True):
+            binding.bind_input(name, "cpu", 0, _NUMPY[value.dtype], tuple(value.shape), value.data_ptr())
+        binding.bind_output(self._output, "cpu", 0, _NUMPY[out.dtype], tuple(out.shape), out.data_ptr())
+        call = self._session.run_with_iobinding
+        kept = [*inputs, out]  # it has their addresses
+
+        def run(_: object = kept) -> None:
+            call(binding)
+
+        return run
+
+
+_NUMPY = {torch.float32: np.float32, torch.float64: np.float64, torch.int64: np.int64}
+
+ENGINES: dict[tuple[Backend, Precision], Callable[[ExportedProgram, Precision], Engine]] = {
+    ("eager", "fp32"): _Eager,
+    ("aoti", "fp32"): _Aoti,
+    ("onnx", "fp32"): _Onnx,
+    ("eager", "bf16"): _Eager,
+    ("aoti", "bf16"): _Aoti,
+    ("onnx", "int8"): _Onnx,
+}
+
+
+def absent(backend: Backend, precision: Precision) -> str | None:
+    """Why a back end cannot run here in that precision; None where it can."""
+    if (backend, precision) not in ENGINES:
+        able = ", ".join(name for name, kind in ENGINES if kind == precision)
+        return f"{backend} has no {precision}, only {able}"
+    if backend == "aoti" and not any(map(shutil.which, ("c++", "g++", "clang++"))):
+        return "AOTInductor needs a C++ compiler, and there is none"
+    missing = [name for name in ("onnxruntime", "onnx", "onnxscript") if importlib.util.find_spec(name) is None]
+    if backend == "onnx" and missing:
+        return f"ONNX Runtime needs {', '.join(missing)}: pip install 'recsys[onnx]'"
+    return None
+
+
+def load(backend: Backend, precision: Precision, program: ExportedProgram) -> Engine:
+    """An engine, built first if it has to be.
+
+    Raises:
+        MissingExtraError: When it cannot run here.
+        ConfigError: When it cannot be built.
+    """
+    reason = absent(backend, precision)
+    if reason:
+        raise MissingExtraError(reason)
+    return ENGINES[backend, precision](program, precision)
+
+
+def cache_folder() -> Path:
+    """Where what is built for this processor and this torch is kept.
+
+    Raises:
+        ConfigError: When somebody else may write there: shared objects are run.
+    """
+    folder = root() / "networks" / _machine()
+    make_folder(folder)
+    found = folder.stat()
+    if found.st_uid != os.getuid() or found.st_mode & stat.S_IWOTH:
+        raise ConfigError(f"{folder}: others may write there, and what it holds is run: make it yours, or remove it")
+    return folder
+
+
+def _machine() -> str:
+    """Processor, its instruction sets, and torch, as one name."""
+    lines = CPU_INFO.read_text(encoding="utf-8").splitlines() if CPU_INFO.is_file() else []
+    flags = next((line.partition(":")[2].split() for line in lines if line.startswith("flags")), [])
+    words = [read_machine()["cpu"], *sorted(flags), torch.__version__]
+    return f"torch-{torch.__version__.partition('+')[0]}-{hashlib.sha256(' '.join(words).encode()).hexdigest()[:16]}"
+
+
+def _built(form: str, program: ExportedProgram, suffix: str) -> Path:
+    path = cache_folder() / f"{network.digest(program)[:32]}-{form}{suffix}"
+    if not path.is_file():
+        builder.build(form, program, path)
+    return path

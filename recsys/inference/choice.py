@@ -1,0 +1,137 @@
+"""Choose the back end for every batch size by measuring all that are here, once for a machine and a network."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import statistics
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.export import ExportedProgram
+from tqdm import tqdm
+
+from recsys.errors import RecsysError
+from recsys.files import read_json, write_json
+from recsys.inference.backends import ENGINES, Backend, Engine, Precision, absent, cache_folder, load
+from recsys.inference.network import digest, example
+
+__all__ = ["SIZES", "Choice", "choose"]
+
+Times = dict[Backend, float]
+
+SIZES = (1, 8, 64, 512)
+"""Batch sizes that are measured; a batch runs as the smallest of these that holds it does."""
+_SECONDS = 0.25
+"""For each size and back end."""
+
+
+class Choice:
+    """The engines of a network by batch size.
+
+    Attributes:
+        engines: Those that are used, by the largest batch that each serves; ascending.
+        us: Measured microseconds: batch size -> back end -> µs; empty where nothing was to choose.
+        left: Why other back ends are not used, by their name.
+    """
+
+    def __init__(
+        self, engines: Mapping[int, tuple[Backend, Engine]], us: Mapping[int, Times], left: Mapping[Backend, str]
+    ) -> None:
+        self.engines = dict(sorted(engines.items()))
+        self.us, self.left = us, left
+
+    def engine(self, size: int) -> Engine:
+        """The engine for a batch of that many."""
+        return next((one for most, (_, one) in self.engines.items() if size <= most), self._last)
+
+    @property
+    def _last(self) -> Engine:
+        return next(reversed(self.engines.values()))[1]
+
+    def backend(self, size: int) -> Backend:
+        """Its name."""
+        found = [name for most, (name, _) in self.engines.items() if size <= most]
+        return found[0] if found else next(reversed(self.engines.values()))[0]
+
+
+def choose(program: ExportedProgram, precision: Precision, most: int, show: bool = True) -> Choice:
+    """The fastest back end for every size up to `most`; what was measured before is remembered.
+
+    Raises:
+        RecsysError: When no back end can run the network in that precision.
+    """
+    sizes = sorted({min(size, most) for size in SIZES})
+    backends = [backend for backend, kind in ENGINES if kind == precision]
+    left = {name: reason for name in backends if (reason := absent(name, precision))}
+    able = [name for name in backends if name not in left]
+    memory = cache_folder() / f"{digest(program)[:32]}-{precision}.json"
+    us = _remembered(memory, able, sizes)
+    engines: dict[Backend, Engine] = {}
+    if us is None:
+        engines, failed = _loaded(able, program, precision, show)
+        left |= failed
+        us = {size: _measure(engines, program, size) for size in sizes}
+        write_json(memory, {"versions": _versions(), "failed": failed, "us": {str(size): us[size] for size in us}})
+    best = {size: min(found, key=found.__getitem__) for size, found in us.items()}
+    for name in best.values():
+        if name not in engines:
+            engines[name] = load(name, precision, program)
+    return Choice({size: (name, engines[name]) for size, name in best.items()}, us, left)
+
+
+def _remembered(path: Path, backends: Sequence[Backend], sizes: Sequence[int]) -> dict[int, Times] | None:
+    """What was measured before, if it was of these back ends, in these versions, and of these sizes."""
+    try:
+        found: dict[str, Any] = read_json(path)
+        us = {int(size): dict(row) for size, row in found["us"].items()}
+        known = {*found["failed"], *(name for row in us.values() for name in row)}
+        same = found["versions"] == _versions() and known == set(backends) and sorted(us) == list(sizes)
+        return us if same and all(us.values()) else None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def _versions() -> dict[str, str]:
+    """Of what is not in the name of the cache's folder."""
+    try:
+        return {"onnxruntime": importlib.metadata.version("onnxruntime")}
+    except importlib.metadata.PackageNotFoundError:
+        return {}
+
+
+def _loaded(
+    backends: Sequence[Backend], program: ExportedProgram, precision: Precision, show: bool
+) -> tuple[dict[Backend, Engine], dict[Backend, str]]:
+    """Engines, and why others failed."""
+    engines: dict[Backend, Engine] = {}
+    failed: dict[Backend, str] = {}
+    bar = tqdm(backends, desc="build the network for this machine, once", disable=None if show else True)
+    for name in bar:
+        try:
+            engines[name] = load(name, precision, program)
+        except RecsysError as error:
+            failed[name] = str(error)
+    if not engines:
+        raise RecsysError(f"no back end runs this network as {precision}: {'; '.join(failed.values())}")
+    return engines, failed
+
+
+def _measure(engines: Mapping[Backend, Engine], program: ExportedProgram, size: int) -> Times:
+    """Median µs of each, interleaved."""
+    inputs = example(program, size)
+    with torch.no_grad():
+        first = program.module(check_guards=False)(*inputs)
+    runs = {name: engine.bind(inputs, torch.empty_like(first)) for name, engine in engines.items()}
+    for run in runs.values():
+        run()
+    spent: dict[Backend, list[float]] = {name: [] for name in runs}
+    until = time.perf_counter() + _SECONDS * len(runs)
+    while time.perf_counter() < until or len(next(iter(spent.values()))) < 5:
+        for name, run in runs.items():
+            start = time.perf_counter()
+            run()
+            spent[name].append(1e6 * (time.perf_counter() - start))
+    return {name: round(statistics.median(found), 2) for name, found in spent.items()}

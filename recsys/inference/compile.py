@@ -1,0 +1,87 @@
+"""Build one form of a network in a process of its own: ``python -m recsys.inference.compile FORM IN.pt2 OUT``.
+
+A compiler's memory, its global state and what it prints stay out of the process that serves.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+import tempfile
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.export import ExportedProgram
+
+from recsys.errors import ConfigError
+from recsys.inference.network import example, half, read, write
+
+__all__ = ["FORMS", "build"]
+
+
+def build(form: str, program: ExportedProgram, target: Path) -> None:
+    """Write one of `FORMS` of a program to `target`, whole or not at all.
+
+    Raises:
+        ConfigError: With what the process said last, when it fails.
+    """
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".build-") as folder:
+        source, made = Path(folder) / "source.pt2", Path(folder) / target.name
+        write(program, source)
+        # Inductor keeps compiled code in a cache that all users of a machine may write to, unless told otherwise.
+        environment = os.environ | {"TORCHINDUCTOR_CACHE_DIR": str(Path(folder) / "inductor")}
+        words = [sys.executable, "-m", __name__, form, str(source), str(made)]
+        done = subprocess.run(words, env=environment, capture_output=True, text=True, errors="replace", check=False)
+        if done.returncode or not made.is_file():
+            said = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+            raise ConfigError(f"the network cannot be built as {form}: {said[-1][:300]}")
+        made.replace(target)
+
+
+def _aoti(program: ExportedProgram, target: Path) -> None:
+    """A shared object with the weights inside, packed as the matrix products of this processor like them."""
+    import torch._inductor
+
+    program.example_inputs = (example(program), {})
+    options: dict[str, Any] = {"freezing": True, "cpp.threads": 1}
+    torch._inductor.aoti_compile_and_package(program, package_path=str(target), inductor_configs=options)
+
+
+def _onnx(program: ExportedProgram, target: Path) -> None:
+    program.example_inputs = (example(program), {})
+    found = torch.onnx.export(program, dynamo=True, verbose=False)
+    assert found is not None
+    found.save(target)
+
+
+def _int8(program: ExportedProgram, target: Path) -> None:
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    plain = target.with_name("plain.onnx")
+    _onnx(program, plain)
+    quantize_dynamic(plain, target, per_channel=True, weight_type=QuantType.QInt8)
+
+
+FORMS: dict[str, Callable[[ExportedProgram, Path], None]] = {
+    "aoti-fp32": _aoti,
+    "aoti-bf16": lambda program, target: _aoti(half(program), target),
+    "onnx-fp32": _onnx,
+    "onnx-int8": _int8,
+}
+"""What can be built: the back end and the precision of its matrix products."""
+
+
+def _main(form: str, source: str, target: str) -> None:
+    torch.set_num_threads(1)
+    with torch.no_grad(), contextlib.redirect_stdout(sys.stderr):
+        FORMS[form](read(Path(source)), Path(target))
+
+
+if __name__ == "__main__":
+    warnings.simplefilter("ignore")
+    _main(*sys.argv[1:])

@@ -1,0 +1,201 @@
+"""The network of a model as a program of its own: from the look-ups' output to scores, without tables.
+
+It is kept as `torch.export` keeps it (``.pt2``): a graph of torch's operators and raw weights. A file can be anybody's,
+so what reading one would run is looked at first: a member that is not of the kind that `write` makes, such as a pickle,
+an operator that is not torch's own arithmetic, or an expression of a shape that is more than one, is refused.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import io
+import json
+import re
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
+from torch.fx import Graph, GraphModule, Node
+
+from recsys.errors import CheckpointError
+from recsys.files import replacing
+from recsys.models.base import RankingModel, to_scores
+
+__all__ = ["digest", "example", "export", "half", "read", "write"]
+
+_MEMBERS = re.compile(
+    r"[^/]+/(archive_format|archive_version|byteorder|\.data/(version|serialization_id)|models/model\.json"
+    r"|data/weights/(weight_\d+|model_weights_config\.json)"
+    r"|data/constants/(tensor_\d+|model_constants_config\.json)|data/sample_inputs/model\.pt)"
+)
+_OPERATOR = re.compile(r"torch\.ops\.aten\.\w+\.\w+|_operator\.(add|sub|mul|floordiv|mod|neg|eq|ne|lt|le|gt|ge)")
+_EXPRESSION = re.compile(
+    r"((Symbol|Integer|Mul|Add|Pow|Max|Min|FloorDiv|Mod)\(|'[su]\d+'|(positive|integer)=True|-?\d+|[(), ])*"
+)
+
+
+class _Scores(nn.Module):
+    """Scores [B, tasks] of x [B, width] and of (rows [B, L, dim], lengths [B]) for each unpooled look-up."""
+
+    def __init__(self, model: RankingModel) -> None:
+        super().__init__()
+        bare = copy.copy(model)
+        bare._modules = {name: module for name, module in model._modules.items() if name != "tables"}
+        self.model, self.tasks = bare, model.inputs.tasks
+
+    def forward(self, x: Tensor, *sequences: Tensor) -> Tensor:
+        pairs = zip(sequences[::2], sequences[1::2], strict=True)
+        named = dict(zip(self.model.layout.sequences, pairs, strict=True))
+        return to_scores(self.model.network(x, named), self.tasks)
+
+
+def export(model: RankingModel) -> ExportedProgram:
+    """The program of a trained model's network, for batches and sequences of any length from 1 on.
+
+    Its inputs are x [B, width], then for each of the layout's sequences its rows [B, L, dim] and lengths [B]; it gives
+    scores [B, tasks]. The model stays as it is.
+    """
+    batch = Dim("batch", min=1)
+    inputs: list[Tensor] = [torch.zeros(3, model.layout.width)]
+    shapes: list[dict[int, Dim]] = [{0: batch}]
+    for k, dim in enumerate(model.layout.sequences.values()):
+        inputs += [torch.zeros(3, 2, dim), torch.full((3,), 2)]
+        shapes += [{0: batch, 1: Dim(f"length{k}", min=1)}, {0: batch}]
+    dynamic = (shapes[0], tuple(shapes[1:])) if len(shapes) > 1 else (shapes[0],)
+    with torch.no_grad():
+        return _tidied(torch.export.export(_Scores(model).eval(), tuple(inputs), dynamic_shapes=dynamic))
+
+
+def _tidied(program: ExportedProgram) -> ExportedProgram:
+    """Without example inputs, which would be pickled, and without the paths of files that the model was made from."""
+    program.example_inputs = None
+    program._guards_code = []
+    for module in program.graph_module.modules():
+        for node in module.graph.nodes if isinstance(module, GraphModule) else ():
+            node.meta.pop("stack_trace", None)
+    return program
+
+
+def write(program: ExportedProgram, path: Path) -> None:
+    """Write a program as a ``.pt2``.
+
+    Raises:
+        DataError: When the disk refuses.
+    """
+    with replacing(path) as temporary:
+        temporary.write_bytes(_saved(program).getvalue())
+
+
+def _saved(program: ExportedProgram) -> io.BytesIO:
+    content = io.BytesIO()
+    torch.export.save(program, content)
+    content.seek(0)
+    return content
+
+
+def read(path: Path) -> ExportedProgram:
+    """Read what `write` wrote.
+
+    Raises:
+        CheckpointError: When the file is none, holds what would be unpickled or run, or was made by a torch whose
+            programs this one does not read.
+    """
+    try:
+        content = path.read_bytes()
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            trouble = next(_troubles(archive), None)
+    except (OSError, zipfile.BadZipFile, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path}: not a network's file: {error}") from None
+    if trouble:
+        raise CheckpointError(f"{path}: {trouble}; a network is read as torch.export's operators and raw weights only")
+    try:
+        return torch.export.load(io.BytesIO(content))
+    except Exception as error:  # torch raises all kinds
+        what = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        raise CheckpointError(f"{path}: torch {torch.__version__} cannot read this network: {what}") from None
+
+
+def _troubles(archive: zipfile.ZipFile) -> Iterator[str]:
+    """What in an archive is not as `write` makes it."""
+    for member in archive.infolist():
+        name = member.filename.partition("/")[2]
+        if not _MEMBERS.fullmatch(member.filename):
+            yield f"holds `{name}`"
+        elif name.endswith(".pt") and member.file_size:
+            yield f"holds pickled inputs, `{name}`"
+        elif name.endswith("_config.json"):
+            entries = json.loads(archive.read(member))["config"].values()
+            if any(entry.get("use_pickle") is not False for entry in entries):
+                yield f"holds pickled weights, by `{name}`"
+        elif name.endswith("model.json"):
+            yield from _graph_troubles(json.loads(archive.read(member)))
+
+
+def _graph_troubles(graph: Any) -> Iterator[str]:
+    """Operators and expressions that torch would look up or evaluate by their text."""
+    if isinstance(graph, list):
+        for item in graph:
+            yield from _graph_troubles(item)
+    if not isinstance(graph, dict):
+        return
+    for key, value in graph.items():
+        if key == "target" and isinstance(value, str) and not _OPERATOR.fullmatch(value):
+            yield f"has operator `{value[:80]}`"
+        elif key == "expr_str" and not _EXPRESSION.fullmatch(str(value)):
+            yield f"has expression `{str(value)[:80]}`"
+        elif key == "guards_code" and value:
+            yield "has code"
+        else:
+            yield from _graph_troubles(value)
+
+
+def digest(program: ExportedProgram) -> str:
+    """A checksum of all that a program computes: its operators and its weights."""
+    found = hashlib.sha256(str(program.graph).encode())
+    for name, value in sorted({**program.state_dict, **program.constants}.items()):
+        found.update(name.encode())
+        found.update(value.detach().contiguous().flatten().view(torch.uint8).numpy().data)
+    return found.hexdigest()
+
+
+def half(program: ExportedProgram) -> ExportedProgram:
+    """The same program with bfloat16 matrix products of linear layers; all between them stays float32.
+
+    Weights, inputs and outputs of a product have 8 bits of mantissa, its sums are float32.
+    """
+    program = torch.export.load(_saved(program))  # a copy
+    graph = program.graph_module.graph
+    for node in list(graph.nodes):
+        if node.target is torch.ops.aten.linear.default:
+            _halve(graph, node)
+    program.graph_module.recompile()
+    return program
+
+
+def _halve(graph: Graph, node: Node) -> None:
+    with graph.inserting_before(node):
+        node.args = tuple(None if one is None else _cast(graph, one, torch.bfloat16) for one in node.args)
+    node.meta["val"] = node.meta["val"].to(torch.bfloat16)
+    with graph.inserting_after(node):
+        back = _cast(graph, node, torch.float32)
+    node.replace_all_uses_with(back, delete_user_cb=lambda user: user is not back)
+
+
+def _cast(graph: Graph, node: Any, dtype: torch.dtype) -> Node:
+    cast = graph.call_function(torch.ops.aten.to.dtype, (node, dtype))
+    cast.meta["val"] = node.meta["val"].to(dtype)
+    return cast
+
+
+def example(program: ExportedProgram, size: int = 3) -> tuple[Tensor, ...]:
+    """Inputs of zeros, `size` long in every length that may vary."""
+    names = program.graph_signature.user_inputs
+    values = [node.meta["val"] for node in program.graph.nodes if node.op == "placeholder" and node.name in names]
+    return tuple(
+        torch.zeros([n if isinstance(n, int) else size for n in value.shape], dtype=value.dtype) for value in values
+    )

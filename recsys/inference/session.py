@@ -1,0 +1,286 @@
+"""One object that answers: a trained model, taken apart into look-ups and a network, each run where it is fastest."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from recsys.config import nearest
+from recsys.data.batch import Batch
+from recsys.data.encoder import Counts
+from recsys.data.readers import Rows, tables
+from recsys.dataflow.executor import TableExecutor
+from recsys.dataflow.plan import DataFlowPlan
+from recsys.errors import ConfigError, DataError
+from recsys.inference.backends import Backend, Precision, Run, load
+from recsys.inference.choice import Choice, choose
+from recsys.inference.parts import Parts, Storing, open_parts
+
+__all__ = ["InferenceSession", "session"]
+
+Scores = npt.NDArray[Any]
+MAX_BATCH = 512
+"""Rows that go through the network at once: more do not fit the caches of a core, and take longer each."""
+_READ = 16_384
+"""Rows of a frame or a file that are encoded at once."""
+_KEPT = 64
+"""Batch sizes whose bound calls a thread keeps."""
+
+
+@dataclass(frozen=True)
+class _Bound:
+    """Buffers of one thread for one batch size, and the network bound to them.
+
+    Attributes:
+        x: [B, width], the network's input; `dense` is its columns of numbers.
+        out: [B, tasks]; `scores` is the same memory.
+        run: None where sequences, whose lengths differ from batch to batch, are bound for each call.
+    """
+
+    x: Tensor
+    dense: Tensor
+    out: Tensor
+    scores: Scores
+    run: Run | None
+
+
+class _Workspace(threading.local):
+    """What a thread has of its own."""
+
+    def __init__(self, most: int, width: int, tasks: int, dtype: torch.dtype) -> None:
+        self.x = torch.zeros(most, width)
+        self.out = torch.zeros(most, tasks, dtype=dtype)
+        self.bound: dict[int, _Bound] = {}
+
+
+class InferenceSession:
+    """Scores rows by a trained model: encode, look up, run the network.
+
+    Any number of threads may call it at once. Each has buffers of its own, which it uses again: after `warm_up` a call
+    allocates its result, or not even that where `out` is given.
+
+    Attributes:
+        counts: What the encoder met so far in frames, files and requests.
+        choice: The back end of each batch size.
+        precision: Of the network's matrix products.
+        max_batch: Rows that run at once; larger batches are split.
+
+    Raises:
+        ConfigError: When the plan is for another model, or a back end is unknown.
+        MissingExtraError: When the back end that was asked for is not installed.
+    """
+
+    def __init__(
+        self,
+        parts: Parts,
+        plan: DataFlowPlan | None = None,
+        backend: Literal["auto"] | Backend = "auto",
+        precision: Precision = "fp32",
+        max_batch: int = MAX_BATCH,
+        threads: int = 1,
+    ) -> None:
+        if max_batch < 1 or threads < 1:
+            raise ConfigError(f"expected max_batch and threads of 1 or more, got {max_batch} and {threads}")
+        self.encoder, self.counts, self.precision = parts.encoder, Counts(), precision
+        self.max_batch, self.threads = max_batch, threads
+        self._parts = parts
+        self._features, self._layout = parts.spec.features, parts.spec.layout
+        self._tasks = parts.encoder.inputs.tasks
+        self._executor = TableExecutor(parts.spec, parts.rows, plan)
+        self.choice = (
+            choose(parts.program, precision, max_batch)
+            if backend == "auto"
+            else Choice({max_batch: (backend, load(backend, precision, parts.program))}, {}, {})
+        )
+        binary = all(task.kind == "binary" for task in self._tasks)
+        self._dtype = torch.float32 if binary else torch.float64
+        self._space = _Workspace(max_batch, self._layout.width, len(self._tasks), self._dtype)
+        self._pool = ThreadPoolExecutor(threads, "recsys-session") if threads > 1 else None
+        self._lock = threading.Lock()
+        self._closed = False
+
+    def predict(
+        self, rows: Batch | Rows | Mapping[str, Any] | Sequence[Mapping[str, Any]], out: Scores | None = None
+    ) -> Scores:
+        """Scores of rows: [n], or [n, tasks] for several tasks; float32, or float64 if one is a regression.
+
+        A feature whose column is absent counts as missing in every row.
+
+        Args:
+            rows: An encoded batch; an Arrow table, a DataFrame or files; a row as a dict, or a list of such.
+            out: An array of the result's shape and type to fill, of a batch only.
+
+        Raises:
+            ConfigError: After `close`.
+            DataError: When a column is of no feature or mistyped, ids do not fit, or a score is not finite.
+        """
+        self._check_open()
+        if isinstance(rows, Batch):
+            return self._predict_batch(rows, out)
+        if out is not None:
+            raise ConfigError("`out` takes the scores of an encoded batch; of other rows they are allocated")
+        if isinstance(rows, Mapping):
+            rows = [rows]
+        if isinstance(rows, Sequence) and not isinstance(rows, str) and all(isinstance(row, Mapping) for row in rows):
+            rows = pa.Table.from_pylist(list(rows))
+        parts = [self._predict_batch(self.encode(table), None) for table in self._tables(rows)]
+        none = np.zeros((0, len(self._tasks))[: 1 + (len(self._tasks) > 1)], dtype=self._numpy)
+        return np.concatenate(parts) if parts else none
+
+    @property
+    def _numpy(self) -> npt.DTypeLike:
+        return np.float32 if self._dtype is torch.float32 else np.float64
+
+    def encode(self, table: pa.Table) -> Batch:
+        """The batch of a table's rows; columns that are absent are missing in every row, and counted.
+
+        Raises:
+            DataError: When a column is of no feature or mistyped.
+        """
+        counts = Counts()
+        batch = self.encoder.encode(self._complete(table), labels=False, counts=counts)
+        with self._lock:
+            self.counts.merge(counts)
+        return batch
+
+    def _complete(self, table: pa.Table) -> pa.Table:
+        schema = self.encoder.schema
+        known = [*schema.columns, *(label.source for label in schema.labels), schema.group]
+        odd = next((name for name in table.column_names if name not in known), None)
+        if odd is not None:
+            raise DataError(f"column `{odd}` is of no feature: {nearest(odd, list(schema.columns))}; leave it out")
+        for name in schema.columns:
+            if name not in table.column_names:
+                table = table.append_column(name, pa.nulls(table.num_rows))
+        return table
+
+    def _tables(self, rows: Any) -> Any:
+        return tables(rows, self.encoder.schema.columns, _READ, self.encoder.schema.format)
+
+    def _predict_batch(self, batch: Batch, out: Scores | None) -> Scores:
+        n, tasks = len(batch), len(self._tasks)
+        shape = (n,) if tasks == 1 else (n, tasks)
+        if batch.ids.features != self._features or batch.dense.shape[1] != self._layout.dense.stop:
+            raise DataError(
+                f"expected a batch of {self._layout.dense.stop} numbers and features {', '.join(self._features)}, got "
+                f"{batch.dense.shape[1]} and {', '.join(batch.ids.features)}: encode with the session's encoder"
+            )
+        if out is None:
+            out = np.empty(shape, dtype=self._numpy)
+        elif out.shape != shape or out.dtype != self._numpy:
+            raise DataError(f"expected `out` as {np.dtype(self._numpy)} {shape}, got {out.dtype} {out.shape}")
+        if n <= self.max_batch and self._pool is None:
+            if n:
+                self._piece(batch, out)
+            return out
+        self._split(batch, out)
+        return out
+
+    def _split(self, batch: Batch, out: Scores) -> None:
+        """Pieces of at most `max_batch` rows, shared out among the session's threads."""
+        step = max(1, min(self.max_batch, -(-len(batch) // self.threads)))
+        starts = range(0, len(batch), step)
+
+        def piece(start: int) -> None:
+            self._piece(batch.slice(start, start + step), out[start : start + step])
+
+        for _ in map(piece, starts) if self._pool is None else self._pool.map(piece, starts):
+            pass
+
+    def _piece(self, batch: Batch, out: Scores) -> None:
+        bound = self._bound(len(batch))
+        bound.dense.copy_(batch.dense)
+        self._executor.lookup(batch.ids, bound.x)
+        if bound.run is not None:
+            bound.run()
+        else:
+            self._with_sequences(batch, bound)
+        np.copyto(out, bound.scores)
+        if not np.isfinite(out).all():
+            bad = int((~np.isfinite(out)).sum())
+            raise DataError(f"{bad} of {out.size} scores are not finite: the weights are, or numbers are far too large")
+
+    def _with_sequences(self, batch: Batch, bound: _Bound) -> None:
+        pairs = self._executor.sequences(batch.ids).values()
+        inputs = [bound.x, *(one for rows, lengths in pairs for one in (rows, lengths))]
+        self.choice.engine(len(batch)).bind(inputs, bound.out)()
+
+    def _bound(self, size: int) -> _Bound:
+        space = self._space
+        found = space.bound.get(size)
+        if found is None:
+            if len(space.bound) >= _KEPT:
+                space.bound.clear()
+            x, out = space.x[:size], space.out[:size]
+            run = None if self._layout.sequences else self.choice.engine(size).bind([x], out)
+            scores = out.numpy()[:, 0] if len(self._tasks) == 1 else out.numpy()
+            found = space.bound[size] = _Bound(x, x[:, self._layout.dense], out, scores, run)
+        return found
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ConfigError("this session is closed: open another one with recsys.session")
+
+    def close(self) -> None:
+        """Give back tables and engines; a call that is at work ends first. Closing twice does nothing."""
+        self._closed = True
+        if self._pool is not None:
+            self._pool.shutdown()
+        for name in ("_executor", "choice", "_space", "_parts"):
+            self.__dict__.pop(name, None)
+
+    def __enter__(self) -> InferenceSession:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def session(
+    run: str | Path,
+    plan: Literal["auto"] | str | Path | DataFlowPlan = "auto",
+    backend: Literal["auto"] | Backend = "auto",
+    precision: Literal["auto"] | Precision = "auto",
+    max_batch: int = MAX_BATCH,
+    threads: int = 1,
+    storage: Storing = "huge",
+) -> InferenceSession:
+    """Open a trained model for inference.
+
+    Args:
+        run: Folder of a trained model or of an export, or the name of a model that recsys brings along.
+        plan: How tables are stored and looked up: a plan or its file; by default the export's, where it has one.
+        backend: What runs the network; by default what is fastest here for each batch size, measured once.
+        precision: Of the network's matrix products; by default float32, and of an export the fastest that has passed
+            its quality gate.
+        max_batch: Most rows that run at once; larger batches are split.
+        threads: Among which a batch is shared out.
+        storage: `huge` copies the tables to huge pages, which is fastest; `map` reads an export's file in place, which
+            is ready at once and shared between processes.
+
+    Raises:
+        CheckpointError: When the folder does not load.
+        ConfigError: When arguments contradict each other or the model.
+        MissingExtraError: When a back end that was asked for is not installed.
+    """
+    chosen = DataFlowPlan.read(Path(plan)) if isinstance(plan, (str, Path)) and plan != "auto" else plan
+    given = chosen if isinstance(chosen, DataFlowPlan) else None
+    parts = open_parts(Path(run), given, storage)
+    return InferenceSession(
+        parts,
+        given or parts.plan,
+        backend,
+        parts.precision if precision == "auto" else precision,
+        max_batch,
+        threads,
+    )
