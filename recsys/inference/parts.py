@@ -10,14 +10,14 @@ from typing import Literal
 from torch.export import ExportedProgram
 
 from recsys.data.encoder import Encoder
-from recsys.dataflow.executor import store
+from recsys.dataflow.executor import sources
 from recsys.dataflow.plan import DataFlowPlan
-from recsys.dataflow.storage import Rows
+from recsys.dataflow.storage import Rows, Storage
 from recsys.errors import ConfigError
 from recsys.inference.backends import Precision
 from recsys.layers.tables import TableSpec
 
-__all__ = ["Parts", "Storing", "from_checkpoint", "open_parts"]
+__all__ = ["Parts", "Storing", "open_parts"]
 
 Storing = Literal["huge", "map"]
 
@@ -32,7 +32,7 @@ class Parts:
         rows: The stored rows of every table.
         program: The network: x and sequences to scores.
         plan: How rows are looked up; None: one core gathers all.
-        precision: The lowest that has passed the quality gate.
+        precisions: Of the network, those that a session may choose from by itself.
     """
 
     encoder: Encoder
@@ -40,31 +40,35 @@ class Parts:
     rows: Mapping[str, Rows]
     program: ExportedProgram
     plan: DataFlowPlan | None = None
-    precision: Precision = "fp32"
+    precisions: tuple[Precision, ...] = ("fp32",)
 
 
 def open_parts(folder: Path, plan: DataFlowPlan | None = None, storage: Storing = "huge") -> Parts:
     """The parts of a run folder or an export.
 
+    Args:
+        folder: Of either, or the name of a model that recsys brings along.
+        plan: How the tables of a run are stored; an export's are as they are.
+        storage: Where an export's tables lie; a run's are always copied.
+
     Raises:
         CheckpointError: When the folder does not load.
         ConfigError: When the tables cannot be stored as the plan says, or mapped.
     """
+    from recsys.inference.export import is_export, read_export
+
+    if is_export(folder):
+        return read_export(folder, storage)
     if storage == "map":
-        raise ConfigError(f"{folder}: a run's tables cannot be mapped: export it first, with recsys export")
-    return from_checkpoint(folder, plan)
+        raise ConfigError(f"{folder}: the tables of a run cannot be mapped: export it first, with recsys export")
+    return _from_run(folder, plan)
 
 
-def from_checkpoint(folder: Path, plan: DataFlowPlan | None = None) -> Parts:
-    """The parts of a run folder.
-
-    Raises:
-        CheckpointError: When the folder does not load.
-        ConfigError: When the plan is for another model.
-    """
-    from recsys.inference.network import export
+def _from_run(folder: Path, plan: DataFlowPlan | None) -> Parts:
+    from recsys.inference.trace import trace
     from recsys.models.checkpoint import load
 
     checkpoint = load(folder)
     tables = checkpoint.model.tables
-    return Parts(checkpoint.encoder, tables.spec, store(tables, plan).tables, export(checkpoint.model), plan)
+    rows = Storage(sources(tables, plan)).tables
+    return Parts(checkpoint.encoder, tables.spec, rows, trace(checkpoint.model), plan)

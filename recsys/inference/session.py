@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +22,7 @@ from recsys.data.encoder import Counts
 from recsys.data.readers import Rows, tables
 from recsys.dataflow.executor import TableExecutor
 from recsys.dataflow.plan import DataFlowPlan
+from recsys.dataflow.platform import read_cores
 from recsys.errors import ConfigError, DataError
 from recsys.inference.backends import Backend, Precision, Run, load
 from recsys.inference.choice import Choice, choose
@@ -85,23 +87,19 @@ class InferenceSession:
         parts: Parts,
         plan: DataFlowPlan | None = None,
         backend: Literal["auto"] | Backend = "auto",
-        precision: Precision = "fp32",
+        precision: Literal["auto"] | Precision = "auto",
         max_batch: int = MAX_BATCH,
         threads: int = 1,
     ) -> None:
         if max_batch < 1 or threads < 1:
             raise ConfigError(f"expected max_batch and threads of 1 or more, got {max_batch} and {threads}")
-        self.encoder, self.counts, self.precision = parts.encoder, Counts(), precision
+        self.encoder, self.counts = parts.encoder, Counts()
         self.max_batch, self.threads = max_batch, threads
         self._parts = parts
         self._features, self._layout = parts.spec.features, parts.spec.layout
         self._tasks = parts.encoder.inputs.tasks
         self._executor = TableExecutor(parts.spec, parts.rows, plan)
-        self.choice = (
-            choose(parts.program, precision, max_batch)
-            if backend == "auto"
-            else Choice({max_batch: (backend, load(backend, precision, parts.program))}, {}, {})
-        )
+        self.precision, self.choice = _chosen(parts, backend, precision, max_batch)
         binary = all(task.kind == "binary" for task in self._tasks)
         self._dtype = torch.float32 if binary else torch.float64
         self._space = _Workspace(max_batch, self._layout.width, len(self._tasks), self._dtype)
@@ -276,11 +274,22 @@ def session(
     chosen = DataFlowPlan.read(Path(plan)) if isinstance(plan, (str, Path)) and plan != "auto" else plan
     given = chosen if isinstance(chosen, DataFlowPlan) else None
     parts = open_parts(Path(run), given, storage)
-    return InferenceSession(
-        parts,
-        given or parts.plan,
-        backend,
-        parts.precision if precision == "auto" else precision,
-        max_batch,
-        threads,
-    )
+    return InferenceSession(parts, given or _suited(parts.plan), backend, precision, max_batch, threads)
+
+
+def _suited(plan: DataFlowPlan | None) -> DataFlowPlan | None:
+    """An export's plan, unless it is for more cores than there are here: then one core gathers."""
+    return plan if plan is not None and plan.cores <= len(read_cores()) else None
+
+
+def _chosen(
+    parts: Parts, backend: Literal["auto"] | Backend, precision: Literal["auto"] | Precision, most: int
+) -> tuple[Precision, Choice]:
+    """The precision, and the back end of every batch size: the fastest where they are left open."""
+    kinds = parts.precisions if precision == "auto" else (precision,)
+    if backend != "auto":
+        kind = kinds[0]
+        return kind, Choice({most: (backend, load(backend, kind, parts.program))}, {}, {})
+    choices = {kind: choose(parts.program, kind, most) for kind in kinds}
+    kind = min(choices, key=lambda kind: sum(math.log(min(row.values())) for row in choices[kind].us.values()))
+    return kind, choices[kind]

@@ -24,14 +24,14 @@ from safetensors.numpy import save_file
 from torch import Tensor
 
 import recsys
-from recsys.config import Config
 from recsys.data.batch import Batch
 from recsys.data.encoder import Counts, Encoder
 from recsys.data.readers import Rows, tables
-from recsys.errors import CheckpointError, ConfigError, DataError
-from recsys.files import make_folder, read_json, replacing, sha256, sweep, write_json, write_text
+from recsys.errors import CheckpointError, DataError
+from recsys.files import make_folder, read_json, replacing, sweep, write_json, write_text
 from recsys.models.base import ModelConfig, RankingModel
 from recsys.models.registry import AnyModelConfig, build
+from recsys.seals import Sealed, vouch
 from recsys.shelves import shelf
 from recsys.threads import suited_threads
 
@@ -41,27 +41,11 @@ FORMAT = 1
 SHARD_BYTES = 5 * 10**9
 
 
-class SealedFile(Config):
-    """What a file must be."""
+class Seal(Sealed):
+    """The contents of `config.json`."""
 
-    bytes: int
-    sha256: str
-
-
-class Seal(Config):
-    """The contents of `config.json`; `sha256` is of all the rest of it."""
-
-    sha256: str = ""
-    format: int
-    recsys: str
     model: AnyModelConfig
     training: dict[str, Any]
-    files: dict[str, SealedFile]
-
-    def digest(self) -> str:
-        """The checksum of everything but the checksum."""
-        values = self.model_dump(mode="json", exclude={"sha256"})
-        return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
 @dataclass
@@ -150,16 +134,14 @@ def save(checkpoint: Checkpoint, folder: Path, overwrite: bool = False) -> None:
     write_json(folder / "schema.json", checkpoint.encoder.to_json())
     write_json(folder / "metrics.json", checkpoint.metrics)
     write_text(folder / "README.md", _card(checkpoint))
-    files = [*names, "schema.json", "metrics.json"]
-    sealed = {n: SealedFile(bytes=(folder / n).stat().st_size, sha256=sha256(folder / n)) for n in files}
     seal = Seal(
         format=FORMAT,
         recsys=recsys.__version__,
         model=_saved_config(checkpoint),
         training=checkpoint.training,
-        files=sealed,
+        files=vouch(folder, [*names, "schema.json", "metrics.json"]),
     )
-    write_json(folder / "config.json", seal.model_copy(update={"sha256": seal.digest()}).model_dump(mode="json"))
+    seal.write(folder / "config.json")
 
 
 def _saved_config(checkpoint: Checkpoint) -> Any:
@@ -180,8 +162,6 @@ def load(folder: str | Path) -> Checkpoint:
     """
     folder = _found(Path(folder))
     seal = _seal(folder)
-    for name, expected in seal.files.items():
-        _check_file(folder, name, expected)
     try:
         encoder = Encoder.from_json(read_json(folder / "schema.json"), str(folder / "schema.json"))
         metrics = read_json(folder / "metrics.json")
@@ -205,37 +185,9 @@ def _seal(folder: Path) -> Seal:
         raise CheckpointError(f"{folder}: no such run folder")
     if not path.is_file():
         raise CheckpointError(f"{folder}: no config.json: not a run folder, or its training has not finished")
-    try:
-        values = read_json(path)
-        version = values["format"]
-    except (ValueError, OSError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{path}: not a recsys checkpoint's config ({error!r})") from None
-    if version != FORMAT:
-        made = values.get("recsys", "?")
-        raise CheckpointError(f"{path}: format {version}, made by recsys {made}; this is recsys {recsys.__version__}")
-    try:
-        seal = Seal.parse(values, str(path))
-    except ConfigError as error:
-        raise CheckpointError(f"not a recsys checkpoint's config: {error}") from None
-    if seal.sha256 != seal.digest():
-        raise CheckpointError(f"{path}: its contents differ from their checksum: altered")
-    for name in ("schema.json", "metrics.json"):
-        if name not in seal.files:
-            raise CheckpointError(f"{path}: does not vouch for `{name}`")
+    seal = Seal.read(path, FORMAT, "a recsys checkpoint")
+    seal.check(folder, ("schema.json", "metrics.json"))
     return seal
-
-
-def _check_file(folder: Path, name: str, expected: SealedFile) -> None:
-    path = folder / name
-    if Path(name).name != name:
-        raise CheckpointError(f"{folder}: config.json names `{name}`, which lies outside the folder")
-    if not path.is_file():
-        raise CheckpointError(f"{folder}: {name} is missing")
-    size = path.stat().st_size
-    if size != expected.bytes:
-        raise CheckpointError(f"{path}: {size:,} bytes, expected {expected.bytes:,}: altered or cut off")
-    if sha256(path) != expected.sha256:
-        raise CheckpointError(f"{path}: its checksum differs from the one in config.json: altered")
 
 
 def _write_weights(state: dict[str, Tensor], folder: Path) -> list[str]:
