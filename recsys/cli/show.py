@@ -14,7 +14,16 @@ from recsys.markdown import Cells
 if TYPE_CHECKING:  # printing needs no torch
     from recsys.data.encoder import Counts
 
-__all__ = ["cells_table", "console", "counts_notes", "features_table", "interval", "metrics_tables", "verdict_table"]
+__all__ = [
+    "card_table",
+    "cells_table",
+    "console",
+    "counts_notes",
+    "features_table",
+    "interval",
+    "metrics_tables",
+    "verdict_table",
+]
 
 NAMES = {
     "auc": "AUC",
@@ -31,6 +40,16 @@ def console() -> Console:
     """Standard output for people; never wraps a path or a number when it is not a terminal."""
     plain = Console()
     return plain if plain.is_terminal else Console(width=200, highlight=False)
+
+
+def card_table(machine: Mapping[str, Any], facts: Mapping[str, str]) -> Table:
+    """Machine, versions and workload."""
+    named = {name: machine[name] for name in ("cpu", "cores", "gpu", "huge_pages", "system")}
+    versions = [f"{name} {version or 'absent'}" for name, version in machine.items() if name not in named]
+    table = Table(title="what is measured, and on what", title_justify="left", show_header=False)
+    for name, value in {**named, "versions": ", ".join(versions), **facts}.items():
+        table.add_row(name.replace("_", " "), "none" if value is None else str(value))
+    return table
 
 
 def cells_table(cells: Cells) -> Table:

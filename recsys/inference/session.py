@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ from torch import Tensor
 from recsys.config import nearest
 from recsys.data.batch import Batch
 from recsys.data.encoder import Counts
-from recsys.data.readers import Rows, tables
+from recsys.data.readers import Dataset, Rows
 from recsys.dataflow.executor import TableExecutor
 from recsys.dataflow.plan import DataFlowPlan
 from recsys.dataflow.platform import read_cores
@@ -27,6 +28,7 @@ from recsys.errors import ConfigError, DataError
 from recsys.inference.backends import Backend, Precision, Run, load
 from recsys.inference.choice import Choice, choose
 from recsys.inference.parts import Parts, Storing, open_parts
+from recsys.inference.profile import SizeProfile, drawn, profile
 
 __all__ = ["InferenceSession", "session"]
 
@@ -76,6 +78,7 @@ class InferenceSession:
         choice: The back end of each batch size.
         precision: Of the network's matrix products.
         max_batch: Rows that run at once; larger batches are split.
+        spec: What is looked up where.
 
     Raises:
         ConfigError: When the plan is for another model, or a back end is unknown.
@@ -95,11 +98,13 @@ class InferenceSession:
             raise ConfigError(f"expected max_batch and threads of 1 or more, got {max_batch} and {threads}")
         self.encoder, self.counts = parts.encoder, Counts()
         self.max_batch, self.threads = max_batch, threads
-        self._parts = parts
+        self.spec = parts.spec
         self._features, self._layout = parts.spec.features, parts.spec.layout
         self._tasks = parts.encoder.inputs.tasks
         self._executor = TableExecutor(parts.spec, parts.rows, plan)
         self.precision, self.choice = _chosen(parts, backend, precision, max_batch)
+        schema = parts.encoder.schema
+        self._known = {*schema.columns, *(label.source for label in schema.labels), schema.group}
         binary = all(task.kind == "binary" for task in self._tasks)
         self._dtype = torch.float32 if binary else torch.float64
         self._space = _Workspace(max_batch, self._layout.width, len(self._tasks), self._dtype)
@@ -129,11 +134,34 @@ class InferenceSession:
             raise ConfigError("`out` takes the scores of an encoded batch; of other rows they are allocated")
         if isinstance(rows, Mapping):
             rows = [rows]
-        if isinstance(rows, Sequence) and not isinstance(rows, str) and all(isinstance(row, Mapping) for row in rows):
-            rows = pa.Table.from_pylist(list(rows))
+        if isinstance(rows, list) and rows and isinstance(rows[0], Mapping):
+            rows = pa.Table.from_pylist(rows)
         parts = [self._predict_batch(self.encode(table), None) for table in self._tables(rows)]
         none = np.zeros((0, len(self._tasks))[: 1 + (len(self._tasks) > 1)], dtype=self._numpy)
         return np.concatenate(parts) if parts else none
+
+    def _tables(self, rows: Rows) -> Iterator[pa.Table]:
+        """Rows as tables of the features' columns, as far as they are there; of files, others are not read."""
+        schema = self.encoder.schema
+        data = Dataset(rows, schema.format)
+        names = data.schema.names
+        if not data.files:
+            self._check_known(names)
+        present = [name for name in schema.columns if name in names]
+        if not present:
+            raise DataError(f"expected columns {', '.join(schema.columns)}, got {', '.join(names) or 'none'}")
+        return (table for table, _ in data.read(present, _READ))
+
+    def _check_known(self, names: Sequence[str]) -> None:
+        odd = next((name for name in names if name not in self._known), None)
+        if odd is not None:
+            hint = nearest(odd, list(self.columns))
+            raise DataError(f"column `{odd}` is no feature's: {hint}; pass rows[session.columns]")
+
+    @property
+    def columns(self) -> list[str]:
+        """The columns that features are read from."""
+        return list(self.encoder.schema.columns)
 
     @property
     def _numpy(self) -> npt.DTypeLike:
@@ -152,18 +180,10 @@ class InferenceSession:
         return batch
 
     def _complete(self, table: pa.Table) -> pa.Table:
-        schema = self.encoder.schema
-        known = [*schema.columns, *(label.source for label in schema.labels), schema.group]
-        odd = next((name for name in table.column_names if name not in known), None)
-        if odd is not None:
-            raise DataError(f"column `{odd}` is of no feature: {nearest(odd, list(schema.columns))}; leave it out")
-        for name in schema.columns:
+        for name in self.encoder.schema.columns:
             if name not in table.column_names:
                 table = table.append_column(name, pa.nulls(table.num_rows))
         return table
-
-    def _tables(self, rows: Any) -> Any:
-        return tables(rows, self.encoder.schema.columns, _READ, self.encoder.schema.format)
 
     def _predict_batch(self, batch: Batch, out: Scores | None) -> Scores:
         n, tasks = len(batch), len(self._tasks)
@@ -197,21 +217,49 @@ class InferenceSession:
 
     def _piece(self, batch: Batch, out: Scores) -> None:
         bound = self._bound(len(batch))
-        bound.dense.copy_(batch.dense)
-        self._executor.lookup(batch.ids, bound.x)
-        if bound.run is not None:
-            bound.run()
-        else:
-            self._with_sequences(batch, bound)
+        self._look_up(batch, bound)
+        self._run(batch, bound)
         np.copyto(out, bound.scores)
-        if not np.isfinite(out).all():
-            bad = int((~np.isfinite(out)).sum())
+        finite = np.isfinite(out)
+        if not finite.all():
+            bad = out.size - int(finite.sum())
             raise DataError(f"{bad} of {out.size} scores are not finite: the weights are, or numbers are far too large")
 
-    def _with_sequences(self, batch: Batch, bound: _Bound) -> None:
+    def _look_up(self, batch: Batch, bound: _Bound) -> None:
+        bound.dense.copy_(batch.dense)
+        self._executor.lookup(batch.ids, bound.x)
+
+    def _run(self, batch: Batch, bound: _Bound) -> None:
+        if bound.run is not None:
+            bound.run()
+            return
         pairs = self._executor.sequences(batch.ids).values()
         inputs = [bound.x, *(one for rows, lengths in pairs for one in (rows, lengths))]
         self.choice.engine(len(batch)).bind(inputs, bound.out)()
+
+    def step_times(self, batch: Batch) -> tuple[float, float]:
+        """Microseconds that look-ups and network take; a batch beyond `max_batch` runs in pieces, as `predict` does."""
+        self._check_open()
+        lookup = network = 0.0
+        for start in range(0, len(batch), self.max_batch):
+            piece = batch if len(batch) <= self.max_batch else batch.slice(start, start + self.max_batch)
+            bound = self._bound(len(piece))
+            times = [time.perf_counter()]
+            for step in (self._look_up, self._run):
+                step(piece, bound)
+                times.append(time.perf_counter())
+            lookup += 1e6 * (times[1] - times[0])
+            network += 1e6 * (times[2] - times[1])
+        return lookup, network
+
+    def profile(self, seconds: float = 0.3) -> list[SizeProfile]:
+        """Where the time of each batch size goes, on uniform ids."""
+        return profile(self, seconds=seconds)
+
+    def warm_up(self) -> None:
+        """Make this thread's buffers and run every engine once, so that the next call is as fast as all others."""
+        for size in self.choice.engines:
+            self.predict(drawn(self, min(size, self.max_batch)))
 
     def _bound(self, size: int) -> _Bound:
         space = self._space
@@ -234,7 +282,7 @@ class InferenceSession:
         self._closed = True
         if self._pool is not None:
             self._pool.shutdown()
-        for name in ("_executor", "choice", "_space", "_parts"):
+        for name in ("_executor", "choice", "_space"):
             self.__dict__.pop(name, None)
 
     def __enter__(self) -> InferenceSession:
