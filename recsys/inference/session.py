@@ -7,12 +7,10 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import torch
 from torch import Tensor
@@ -21,50 +19,24 @@ from recsys.config import nearest
 from recsys.data.batch import Batch
 from recsys.data.encoder import Counts
 from recsys.data.readers import Dataset, Rows
+from recsys.data.rows import RowEncoder
 from recsys.dataflow.executor import TableExecutor
 from recsys.dataflow.plan import DataFlowPlan
 from recsys.dataflow.platform import read_cores
 from recsys.errors import ConfigError, DataError
-from recsys.inference.backends import Backend, Precision, Run, load
+from recsys.inference.backends import Backend, Precision, load
+from recsys.inference.buffers import Bound, Buffers, Scores
 from recsys.inference.choice import Choice, choose
 from recsys.inference.parts import Parts, Storing, open_parts
 from recsys.inference.profile import SizeProfile, drawn, profile
+from recsys.inference.rank import CandidateScorer, Ranking, best
 
 __all__ = ["InferenceSession", "session"]
 
-Scores = npt.NDArray[Any]
 MAX_BATCH = 512
 """Rows that go through the network at once: more do not fit the caches of a core, and take longer each."""
 _READ = 16_384
 """Rows of a frame or a file that are encoded at once."""
-_KEPT = 64
-"""Batch sizes whose bound calls a thread keeps."""
-
-
-@dataclass(frozen=True)
-class _Bound:
-    """Buffers of one thread for one batch size, and the network bound to them.
-
-    Attributes:
-        x: [B, width], the network's input; `dense` is its columns of numbers.
-        out: [B, tasks]; `scores` is the same memory.
-        run: None where sequences, whose lengths differ from batch to batch, are bound for each call.
-    """
-
-    x: Tensor
-    dense: Tensor
-    out: Tensor
-    scores: Scores
-    run: Run | None
-
-
-class _Workspace(threading.local):
-    """What a thread has of its own."""
-
-    def __init__(self, most: int, width: int, tasks: int, dtype: torch.dtype) -> None:
-        self.x = torch.zeros(most, width)
-        self.out = torch.zeros(most, tasks, dtype=dtype)
-        self.bound: dict[int, _Bound] = {}
 
 
 class InferenceSession:
@@ -107,7 +79,11 @@ class InferenceSession:
         self._known = {*schema.columns, *(label.source for label in schema.labels), schema.group}
         binary = all(task.kind == "binary" for task in self._tasks)
         self._dtype = torch.float32 if binary else torch.float64
-        self._space = _Workspace(max_batch, self._layout.width, len(self._tasks), self._dtype)
+        self._numpy = np.dtype(np.float32 if binary else np.float64)
+        layout = parts.spec.layout
+        self._buffers = Buffers(max_batch, layout, len(self._tasks), self._dtype, self.choice)
+        self._encode_rows = RowEncoder(self.encoder).encode
+        self._candidates: CandidateScorer | None = None
         self._pool = ThreadPoolExecutor(threads, "recsys-session") if threads > 1 else None
         self._lock = threading.Lock()
         self._closed = False
@@ -135,10 +111,18 @@ class InferenceSession:
         if isinstance(rows, Mapping):
             rows = [rows]
         if isinstance(rows, list) and rows and isinstance(rows[0], Mapping):
-            rows = pa.Table.from_pylist(rows)
+            counts = Counts()
+            batch = self._encode_rows(rows, counts)
+            self._count(counts)
+            return self._predict_batch(batch, None)
         parts = [self._predict_batch(self.encode(table), None) for table in self._tables(rows)]
-        none = np.zeros((0, len(self._tasks))[: 1 + (len(self._tasks) > 1)], dtype=self._numpy)
-        return np.concatenate(parts) if parts else none
+        return np.concatenate(parts) if parts else self._empty(0)
+
+    def _empty(self, n: int) -> Scores:
+        return np.empty(self._shape(n), dtype=self._numpy)
+
+    def _shape(self, n: int) -> tuple[int, ...]:
+        return (n,) if len(self._tasks) == 1 else (n, len(self._tasks))
 
     def _tables(self, rows: Rows) -> Iterator[pa.Table]:
         """Rows as tables of the features' columns, as far as they are there; of files, others are not read."""
@@ -163,10 +147,6 @@ class InferenceSession:
         """The columns that features are read from."""
         return list(self.encoder.schema.columns)
 
-    @property
-    def _numpy(self) -> npt.DTypeLike:
-        return np.float32 if self._dtype is torch.float32 else np.float64
-
     def encode(self, table: pa.Table) -> Batch:
         """The batch of a table's rows; columns that are absent are missing in every row, and counted.
 
@@ -175,9 +155,12 @@ class InferenceSession:
         """
         counts = Counts()
         batch = self.encoder.encode(self._complete(table), labels=False, counts=counts)
+        self._count(counts)
+        return batch
+
+    def _count(self, counts: Counts) -> None:
         with self._lock:
             self.counts.merge(counts)
-        return batch
 
     def _complete(self, table: pa.Table) -> pa.Table:
         for name in self.encoder.schema.columns:
@@ -186,17 +169,16 @@ class InferenceSession:
         return table
 
     def _predict_batch(self, batch: Batch, out: Scores | None) -> Scores:
-        n, tasks = len(batch), len(self._tasks)
-        shape = (n,) if tasks == 1 else (n, tasks)
+        n = len(batch)
         if batch.ids.features != self._features or batch.dense.shape[1] != self._layout.dense.stop:
             raise DataError(
                 f"expected a batch of {self._layout.dense.stop} numbers and features {', '.join(self._features)}, got "
                 f"{batch.dense.shape[1]} and {', '.join(batch.ids.features)}: encode with the session's encoder"
             )
         if out is None:
-            out = np.empty(shape, dtype=self._numpy)
-        elif out.shape != shape or out.dtype != self._numpy:
-            raise DataError(f"expected `out` as {np.dtype(self._numpy)} {shape}, got {out.dtype} {out.shape}")
+            out = self._empty(n)
+        elif out.shape != self._shape(n) or out.dtype != self._numpy:
+            raise DataError(f"expected `out` as {self._numpy} {self._shape(n)}, got {out.dtype} {out.shape}")
         if n <= self.max_batch and self._pool is None:
             if n:
                 self._piece(batch, out)
@@ -216,26 +198,17 @@ class InferenceSession:
             pass
 
     def _piece(self, batch: Batch, out: Scores) -> None:
-        bound = self._bound(len(batch))
-        self._look_up(batch, bound)
-        self._run(batch, bound)
-        np.copyto(out, bound.scores)
-        finite = np.isfinite(out)
-        if not finite.all():
-            bad = out.size - int(finite.sum())
-            raise DataError(f"{bad} of {out.size} scores are not finite: the weights are, or numbers are far too large")
+        bound = self._buffers.bound(len(batch))
+        bound.run(self._look_up(batch, bound))
+        bound.copy(out)
 
-    def _look_up(self, batch: Batch, bound: _Bound) -> None:
+    def _look_up(self, batch: Batch, bound: Bound) -> list[Tensor]:
+        """Fill the network's input; the rows and lengths of sequences are returned."""
         bound.dense.copy_(batch.dense)
         self._executor.lookup(batch.ids, bound.x)
-
-    def _run(self, batch: Batch, bound: _Bound) -> None:
-        if bound.run is not None:
-            bound.run()
-            return
-        pairs = self._executor.sequences(batch.ids).values()
-        inputs = [bound.x, *(one for rows, lengths in pairs for one in (rows, lengths))]
-        self.choice.engine(len(batch)).bind(inputs, bound.out)()
+        if not self._layout.sequences:
+            return []
+        return [one for pair in self._executor.sequences(batch.ids).values() for one in pair]
 
     def step_times(self, batch: Batch) -> tuple[float, float]:
         """Microseconds that look-ups and network take; a batch beyond `max_batch` runs in pieces, as `predict` does."""
@@ -243,11 +216,12 @@ class InferenceSession:
         lookup = network = 0.0
         for start in range(0, len(batch), self.max_batch):
             piece = batch if len(batch) <= self.max_batch else batch.slice(start, start + self.max_batch)
-            bound = self._bound(len(piece))
+            bound = self._buffers.bound(len(piece))
             times = [time.perf_counter()]
-            for step in (self._look_up, self._run):
-                step(piece, bound)
-                times.append(time.perf_counter())
+            sequences = self._look_up(piece, bound)
+            times.append(time.perf_counter())
+            bound.run(sequences)
+            times.append(time.perf_counter())
             lookup += 1e6 * (times[1] - times[0])
             network += 1e6 * (times[2] - times[1])
         return lookup, network
@@ -261,17 +235,45 @@ class InferenceSession:
         for size in self.choice.engines:
             self.predict(drawn(self, min(size, self.max_batch)))
 
-    def _bound(self, size: int) -> _Bound:
-        space = self._space
-        found = space.bound.get(size)
-        if found is None:
-            if len(space.bound) >= _KEPT:
-                space.bound.clear()
-            x, out = space.x[:size], space.out[:size]
-            run = None if self._layout.sequences else self.choice.engine(size).bind([x], out)
-            scores = out.numpy()[:, 0] if len(self._tasks) == 1 else out.numpy()
-            found = space.bound[size] = _Bound(x, x[:, self._layout.dense], out, scores, run)
-        return found
+    def rank(
+        self, user: Mapping[str, Any], candidates: Rows | Sequence[Mapping[str, Any]], k: int, task: str | None = None
+    ) -> Ranking:
+        """The k best of n candidates for one user, whose features are encoded and looked up once.
+
+        Args:
+            user: Columns of side `user`, and of side `context` where candidates do not have them.
+            candidates: Columns of side `item`: dicts, an Arrow table or a DataFrame. What is absent is missing.
+            k: How many; all where there are fewer.
+            task: The label to rank by, where a model has several.
+
+        Raises:
+            ConfigError: After `close`, when `k` is below 1, or the label is not named.
+            DataError: When a column is of no feature or on the wrong side, or a value cannot be read.
+        """
+        self._check_open()
+        column = self._task(task)
+        if k < 1:
+            raise ConfigError(f"expected k of 1 or more, got {k}")
+        if not (isinstance(candidates, Sequence) and all(isinstance(row, Mapping) for row in candidates)):
+            candidates = _whole(candidates)
+        out = self._empty(len(candidates))
+        if len(candidates):
+            self._count(self._scorer().scores(user, candidates, out))
+        return best(out if out.ndim == 1 else out[:, column], k)
+
+    def _scorer(self) -> CandidateScorer:
+        if self._candidates is None:
+            rows = self._executor.rows
+            self._candidates = CandidateScorer(self.encoder, self.spec, rows, self._buffers, self.max_batch)
+        return self._candidates
+
+    def _task(self, task: str | None) -> int:
+        names = [one.name for one in self._tasks]
+        if task is None and len(names) == 1:
+            return 0
+        if task not in names:
+            raise ConfigError(f"expected the label to rank by, one of {', '.join(names)}, got {task}")
+        return names.index(task)
 
     def _check_open(self) -> None:
         if self._closed:
@@ -282,7 +284,7 @@ class InferenceSession:
         self._closed = True
         if self._pool is not None:
             self._pool.shutdown()
-        for name in ("_executor", "choice", "_space"):
+        for name in ("_executor", "choice", "_buffers", "_candidates"):
             self.__dict__.pop(name, None)
 
     def __enter__(self) -> InferenceSession:
@@ -290,6 +292,13 @@ class InferenceSession:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _whole(rows: Any) -> pa.Table:
+    """A frame as one table."""
+    data = Dataset(rows)
+    parts = [table for table, _ in data.read()]
+    return pa.concat_tables(parts) if parts else data.schema.empty_table()
 
 
 def session(
