@@ -160,7 +160,7 @@ def _model(
 def _sessions(model: RankingModel, folder: Path) -> dict[tuple[str, backends.Precision], InferenceSession]:
     """All precisions on huge pages, and float32 on a mapped file."""
     rows, program, encoder = sources(model.tables), trace(model), _encoder()
-    parts = Parts(encoder, model.tables.spec, Storage(rows).tables, program)
+    parts = Parts(encoder, model.tables.spec, Storage(rows).tables, program, "")
     kinds = [kind for kind in PRECISIONS if any(not backends.absent(b, k) for b, k in backends.ENGINES if k == kind)]
     found: dict[tuple[str, backends.Precision], InferenceSession] = {
         ("huge", kind): InferenceSession(parts, precision=kind) for kind in kinds
@@ -170,7 +170,7 @@ def _sessions(model: RankingModel, folder: Path) -> dict[tuple[str, backends.Pre
     )
     seal.write(folder / SEAL)
     mapped = read_export(folder, "map")
-    found["map", "fp32"] = InferenceSession(Parts(encoder, parts.spec, mapped.rows, program), precision="fp32")
+    found["map", "fp32"] = InferenceSession(Parts(encoder, parts.spec, mapped.rows, program, ""), precision="fp32")
     return found
 
 

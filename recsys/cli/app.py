@@ -40,6 +40,7 @@ COMMANDS = {
     "score": "score a file or a folder with a trained model",
     "export": "write a trained model for inference: mapped tables, a network without code",
     "verify": "compare an export's scores and metrics with the trained model's",
+    "estimate": "say how much memory a session will take, before it loads",
     "profile": "measure what look-ups cost on this machine",
     "plan": "plan which core looks up which table, and how",
     "dataflow": "list, show and measure workloads: tables, and what their ids look like",

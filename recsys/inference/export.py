@@ -227,7 +227,7 @@ def read_export(folder: Path, storage: Storing = "huge", seal: Seal | None = Non
     program = network.read(folder / "network.pt2")
     plan = DataFlowPlan.read(folder / "plan.json") if "plan.json" in seal.files else None
     rows = _read_rows(folder / "tables.bin", seal.files["tables.bin"], seal.tables, storage)
-    return Parts(encoder, seal.spec(), rows, program, plan, seal.precisions)
+    return Parts(encoder, seal.spec(), rows, program, seal.digest(), plan, seal.precisions)
 
 
 def _read_rows(path: Path, file: SealedFile, tables: Iterable[StoredTable], storage: Storing) -> dict[str, Rows]:

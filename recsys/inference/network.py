@@ -24,7 +24,7 @@ from torch.fx import Graph, GraphModule, Node
 from recsys.errors import CheckpointError
 from recsys.files import replacing
 
-__all__ = ["digest", "example", "half", "read", "tidied", "write"]
+__all__ = ["digest", "example", "flops", "half", "read", "tidied", "write"]
 
 _MEMBERS = re.compile(
     r"[^/]+/(archive_format|archive_version|byteorder|\.data/(version|serialization_id)|models/model\.json"
@@ -127,6 +127,12 @@ def digest(program: ExportedProgram) -> str:
         found.update(name.encode())
         found.update(value.detach().contiguous().flatten().view(torch.uint8).numpy().data)
     return found.hexdigest()
+
+
+def flops(program: ExportedProgram) -> float:
+    """Floating-point operations of a row in linear layers: ``2 · Σ rows · columns`` of their weights."""
+    layers = [node for node in program.graph.nodes if node.target is torch.ops.aten.linear.default]
+    return 2.0 * sum(int(layer.args[1].meta["val"].numel()) for layer in layers)
 
 
 def half(program: ExportedProgram) -> ExportedProgram:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from torch.export import ExportedProgram
 
@@ -17,7 +17,10 @@ from recsys.errors import ConfigError
 from recsys.inference.backends import Precision
 from recsys.layers.tables import TableSpec
 
-__all__ = ["Parts", "Storing", "open_parts"]
+if TYPE_CHECKING:  # an export loads without the models' code
+    from recsys.models.checkpoint import Checkpoint
+
+__all__ = ["Parts", "Storing", "from_checkpoint", "open_parts"]
 
 Storing = Literal["huge", "map"]
 
@@ -31,6 +34,7 @@ class Parts:
         spec: What is looked up where.
         rows: The stored rows of every table.
         program: The network: x and sequences to scores.
+        source: A checksum of what it was made from.
         plan: How rows are looked up; None: one core gathers all.
         precisions: Of the network, those that a session may choose from by itself.
     """
@@ -39,6 +43,7 @@ class Parts:
     spec: TableSpec
     rows: Mapping[str, Rows]
     program: ExportedProgram
+    source: str
     plan: DataFlowPlan | None = None
     precisions: tuple[Precision, ...] = ("fp32",)
 
@@ -65,10 +70,19 @@ def open_parts(folder: Path, plan: DataFlowPlan | None = None, storage: Storing 
 
 
 def _from_run(folder: Path, plan: DataFlowPlan | None) -> Parts:
-    from recsys.inference.trace import trace
     from recsys.models.checkpoint import load
 
-    checkpoint = load(folder)
+    return from_checkpoint(load(folder), plan)
+
+
+def from_checkpoint(checkpoint: Checkpoint, plan: DataFlowPlan | None = None) -> Parts:
+    """The parts of a trained model, which stays as it is: tables are copied.
+
+    Raises:
+        ConfigError: When the tables cannot be stored as the plan says.
+    """
+    from recsys.inference.trace import trace
+
     tables = checkpoint.model.tables
-    rows = Storage(sources(tables, plan)).tables
-    return Parts(checkpoint.encoder, tables.spec, rows, trace(checkpoint.model), plan)
+    rows, program = Storage(sources(tables, plan)).tables, trace(checkpoint.model)
+    return Parts(checkpoint.encoder, tables.spec, rows, program, checkpoint.fingerprint(), plan)

@@ -51,6 +51,7 @@ class InferenceSession:
         precision: Of the network's matrix products.
         max_batch: Rows that run at once; larger batches are split.
         spec: What is looked up where.
+        source: A checksum of what the session was made from.
 
     Raises:
         ConfigError: When the plan is for another model, or a back end is unknown.
@@ -70,7 +71,7 @@ class InferenceSession:
             raise ConfigError(f"expected max_batch and threads of 1 or more, got {max_batch} and {threads}")
         self.encoder, self.counts = parts.encoder, Counts()
         self.max_batch, self.threads = max_batch, threads
-        self.spec = parts.spec
+        self.spec, self.source = parts.spec, parts.source
         self._features, self._layout = parts.spec.features, parts.spec.layout
         self._tasks = parts.encoder.inputs.tasks
         self._executor = TableExecutor(parts.spec, parts.rows, plan)
@@ -225,6 +226,12 @@ class InferenceSession:
             lookup += 1e6 * (times[1] - times[0])
             network += 1e6 * (times[2] - times[1])
         return lookup, network
+
+    @property
+    def table_bytes(self) -> int:
+        """Bytes of all stored rows."""
+        self._check_open()
+        return sum(rows.data.nbytes for rows in self._executor.rows.values())
 
     def profile(self, seconds: float = 0.3) -> list[SizeProfile]:
         """Where the time of each batch size goes, on uniform ids."""

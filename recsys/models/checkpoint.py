@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 from torch import Tensor
@@ -35,7 +36,7 @@ from recsys.seals import Sealed, vouch
 from recsys.shelves import shelf
 from recsys.threads import suited_threads
 
-__all__ = ["Checkpoint", "is_checkpoint", "load", "save"]
+__all__ = ["Checkpoint", "is_checkpoint", "load", "outline", "save"]
 
 FORMAT = 1
 SHARD_BYTES = 5 * 10**9
@@ -162,8 +163,9 @@ def load(folder: str | Path) -> Checkpoint:
     """
     folder = _found(Path(folder))
     seal = _seal(folder)
+    seal.check(folder, ("schema.json", "metrics.json"))
+    encoder = _encoder(folder)
     try:
-        encoder = Encoder.from_json(read_json(folder / "schema.json"), str(folder / "schema.json"))
         metrics = read_json(folder / "metrics.json")
     except (ValueError, OSError) as error:
         raise CheckpointError(f"{folder}: cannot be read: {error}") from None
@@ -171,6 +173,26 @@ def load(folder: str | Path) -> Checkpoint:
     _read_weights(model, folder, [name for name in seal.files if name.endswith(".safetensors")])
     model.eval()
     return Checkpoint(seal.model, model, encoder, metrics, seal.training)
+
+
+def outline(folder: str | Path) -> RankingModel:
+    """The model of a checkpoint folder without its weights: on torch's meta device, where shapes take no memory.
+
+    Raises:
+        CheckpointError: When the folder is none.
+    """
+    folder = _found(Path(folder))
+    seal = _seal(folder)
+    encoder = _encoder(folder)
+    with torch.device("meta"):
+        return build(seal.model, encoder.inputs)
+
+
+def _encoder(folder: Path) -> Encoder:
+    try:
+        return Encoder.from_json(read_json(folder / "schema.json"), str(folder / "schema.json"))
+    except (ValueError, OSError) as error:
+        raise CheckpointError(f"{folder}: cannot be read: {error}") from None
 
 
 def _found(folder: Path) -> Path:
@@ -185,9 +207,7 @@ def _seal(folder: Path) -> Seal:
         raise CheckpointError(f"{folder}: no such run folder")
     if not path.is_file():
         raise CheckpointError(f"{folder}: no config.json: not a run folder, or its training has not finished")
-    seal = Seal.read(path, FORMAT, "a recsys checkpoint")
-    seal.check(folder, ("schema.json", "metrics.json"))
-    return seal
+    return Seal.read(path, FORMAT, "a recsys checkpoint")
 
 
 def _write_weights(state: dict[str, Tensor], folder: Path) -> list[str]:
