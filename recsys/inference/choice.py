@@ -16,7 +16,7 @@ from tqdm import tqdm
 from recsys.errors import RecsysError
 from recsys.files import read_json, write_json
 from recsys.inference.backends import ENGINES, Backend, Engine, Precision, absent, cache_folder, load
-from recsys.inference.network import digest, example
+from recsys.inference.network import digest, eager, example
 
 __all__ = ["SIZES", "Choice", "choose", "measured"]
 
@@ -139,7 +139,7 @@ def _measure(engines: Mapping[Backend, Engine], program: ExportedProgram, size: 
     """Median µs of each, interleaved."""
     inputs = example(program, size)
     with torch.no_grad():
-        first = program.module(check_guards=False)(*inputs)
+        first = eager(program)(*inputs)
     runs = {name: engine.bind(inputs, torch.empty_like(first)) for name, engine in engines.items()}
     for run in runs.values():
         run()

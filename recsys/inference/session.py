@@ -111,7 +111,7 @@ class InferenceSession:
             raise ConfigError("`out` takes the scores of an encoded batch; of other rows they are allocated")
         if isinstance(rows, Mapping):
             rows = [rows]
-        if isinstance(rows, list) and rows and isinstance(rows[0], Mapping):
+        if isinstance(rows, list) and (not rows or isinstance(rows[0], Mapping)):
             counts = Counts()
             batch = self._encode_rows(rows, counts)
             self._count(counts)
@@ -235,10 +235,12 @@ class InferenceSession:
 
     def profile(self, seconds: float = 0.3) -> list[SizeProfile]:
         """Where the time of each batch size goes, on uniform ids."""
+        self._check_open()
         return profile(self, seconds=seconds)
 
     def warm_up(self) -> None:
         """Make this thread's buffers and run every engine once, so that the next call is as fast as all others."""
+        self._check_open()
         for size in self.choice.engines:
             self.predict(drawn(self, min(size, self.max_batch)))
 

@@ -82,9 +82,10 @@ class Checkpoint:
             self.predict_batch(self.encoder.encode(table, labels=False, counts=counts))
             for table in tables(rows, self.encoder.schema.columns, batch_size, self.encoder.schema.format)
         ]
-        tasks = len(self.encoder.schema.labels)
-        scores = np.concatenate(parts) if parts else np.zeros((0, tasks), dtype=np.float32)
-        return scores[:, 0] if tasks == 1 else scores
+        labels = self.encoder.schema.labels
+        dtype = np.float32 if all(label.kind == "binary" for label in labels) else np.float64
+        scores = np.concatenate([np.zeros((0, len(labels)), dtype), *parts])
+        return scores[:, 0] if len(labels) == 1 else scores
 
     def fingerprint(self) -> str:
         """A checksum of all that decides a score: the encoder, the model's arguments and its weights."""
