@@ -11,7 +11,7 @@ from rich.table import Table
 
 from recsys.cli.app import Result, UsageError, call, command_line
 from recsys.cli.bench_dataflow import dataflow
-from recsys.cli.bench_session import session
+from recsys.cli.bench_session import score, session
 from recsys.cli.show import card_table, cells_table, console
 from recsys.config import nearest
 
@@ -135,6 +135,7 @@ BENCHES: dict[str, tuple[Callable[..., Result], str]] = {
     "train": (train, "rows a second of an epoch of training"),
     "lookup": (lookup, "microseconds of the look-ups of whole workloads"),
     "dataflow": (dataflow, "plans of look-ups, predicted beside measured, and other plans beside them"),
+    "score": (score, "rows a second scored from Parquet to Parquet, beside pandas and FuxiCTR"),
     "session": (session, "microseconds from ids to scores, beside torchrec, torch.compile and FuxiCTR"),
     "strategies": (strategies, "strategies of looking up, on one core, beside gather"),
 }

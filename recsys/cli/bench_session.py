@@ -11,7 +11,7 @@ from rich.table import Table
 from recsys.cli.app import Result
 from recsys.cli.show import card_table, console
 
-__all__ = ["session"]
+__all__ = ["score", "session"]
 
 
 def session(
@@ -62,3 +62,36 @@ def _table(title: str, rows: Sequence[Mapping[str, Any]]) -> Table:
         told = (f"{ours['us']:,.1f}", f"{ours['p99_us']:,.1f}", f"{ours['rows_per_second']:,}", *times, share)
         table.add_row(f"{row['batch']:,}", row["storage"], row["dtype"], ours["what"], *told, *ratios)
     return table
+
+
+def score(rows: int = 1_000_000, rounds: int = 1, bits: int = 20, only: tuple[str, ...] = ()) -> Result:
+    """Measure how many rows a second are scored from Parquet to Parquet on all cores, beside pandas and FuxiCTR.
+
+    Args:
+        rows: Rows of the file, which are Criteo-shaped.
+        rounds: Runs of each job, interleaved; medians are printed.
+        bits: Each of the 26 tables has 2^bits rows.
+        only: The jobs to run, such as `int8` or `pandas`; by default all.
+    """
+    from recsys.bench.score import measure
+
+    found = measure(rows, rounds, bits, only)
+    screen = console()
+    grown = found["most_memory_beside_models"]
+    facts = {
+        "file": f"{found['file_rows']:,} rows, Criteo-shaped: made by a formula",
+        "model": "DCNv2, 429 inputs, 3 crosses, 1024-512-256; float32, and bfloat16 and int8 products",
+        "memory": f"{grown:,} bytes at the most beside the models, of whoever took most",
+    }
+    screen.print(card_table(found["machine"], facts))
+    names = sorted({name for row in found["rows"] for name in row["times"]})
+    table = Table(title="from Parquet to Parquet, all cores", title_justify="left")
+    for name in ("who", "class", "rows/s", *(f"÷ {name}" for name in names)):
+        table.add_column(name, justify="left" if name in ("who", "class") else "right")
+    for row in found["rows"]:
+        times = [f"{row['times'][name]:.2f} ×" if row["times"] else "" for name in names]
+        table.add_row(row["name"], row["class"], f"{row['rows_per_second']:,}", *times)
+    screen.print(table)
+    for name, how in found["absent"].items():
+        screen.print(f"absent: {name}; it runs after `{how}`", markup=False)
+    return found

@@ -7,14 +7,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+import torch
+from torch import Tensor
 from torch.export import ExportedProgram
 
+from recsys.data.batch import JaggedIds
 from recsys.data.encoder import Encoder
-from recsys.dataflow.executor import sources
+from recsys.dataflow.executor import TableExecutor, sources
 from recsys.dataflow.plan import DataFlowPlan
 from recsys.dataflow.storage import Rows, Storage
 from recsys.errors import ConfigError
 from recsys.inference.backends import Precision
+from recsys.inference.smooth import smooth
 from recsys.layers.tables import TableSpec
 
 if TYPE_CHECKING:  # an export loads without the models' code
@@ -23,6 +27,8 @@ if TYPE_CHECKING:  # an export loads without the models' code
 __all__ = ["Parts", "Storing", "from_checkpoint", "open_parts"]
 
 Storing = Literal["huge", "map"]
+_SAMPLE = 2000
+"""Rows of inputs that int8 is smoothed by."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +52,24 @@ class Parts:
     source: str
     plan: DataFlowPlan | None = None
     precisions: tuple[Precision, ...] = ("fp32",)
+
+    def program_for(self, precision: Precision) -> ExportedProgram:
+        """The network, smoothed for int8 by what it reads of the tables."""
+        return smooth(self.program, self._sample()) if precision == "int8" else self.program
+
+    def _sample(self) -> list[Tensor]:
+        """Inputs of normal numbers and of drawn rows, a table's first more often: a vocabulary's frequent values."""
+        generator = torch.Generator().manual_seed(0)
+        rows = {lookup.feature: self.spec.table[lookup.table].rows for lookup in self.spec.lookups}
+        draws = (torch.rand(_SAMPLE, generator=generator, dtype=torch.float64) for _ in self.spec.features)
+        drawn = zip(self.spec.features, draws, strict=True)
+        ids = [(rows.get(name, 1) ** u - 1).long() for name, u in drawn]
+        packed = JaggedIds.stack(self.spec.features, [(one, None, None) for one in ids])
+        x = torch.zeros(_SAMPLE, self.spec.layout.width)
+        x[:, self.spec.layout.dense] = torch.randn(_SAMPLE, self.spec.dense, generator=generator)
+        executor = TableExecutor(self.spec, self.rows)
+        executor.lookup(packed, x)
+        return [x, *(one for pair in executor.sequences(packed).values() for one in pair)]
 
 
 def open_parts(folder: Path, plan: DataFlowPlan | None = None, storage: Storing = "huge") -> Parts:

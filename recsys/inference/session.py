@@ -355,7 +355,7 @@ def _chosen(
     kinds = parts.precisions if precision == "auto" else (precision,)
     if backend != "auto":
         kind = kinds[0]
-        return kind, Choice({most: (backend, load(backend, kind, parts.program))}, {}, {})
-    choices = {kind: choose(parts.program, kind, most) for kind in kinds}
+        return kind, Choice({most: (backend, load(backend, kind, parts.program_for(kind)))}, {}, {})
+    choices = {kind: choose(parts.program_for(kind), kind, most) for kind in kinds}
     kind = min(choices, key=lambda kind: sum(math.log(min(row.values())) for row in choices[kind].us.values()))
     return kind, choices[kind]
