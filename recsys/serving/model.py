@@ -9,7 +9,6 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import torch
 
 from recsys.errors import RecsysError
 from recsys.inference.session import InferenceSession
@@ -95,8 +94,7 @@ class Model:
 def _served(compute: Callable[[], T]) -> T:
     """What the session gives; what it refuses was sent by the client, for all else was checked when it opened."""
     try:
-        with torch.no_grad():
-            return compute()
+        return compute()
     except pa.ArrowException as error:
         raise Refused(422, f"values of one feature are of several types: {error}") from None
     except RecsysError as error:

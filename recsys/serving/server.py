@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from types import FrameType
 
+import torch
 import uvicorn
 from prometheus_client import disable_created_metrics
 
@@ -58,9 +59,10 @@ def serve(
         limits: Of a request.
         ready: Called with the address once requests are served.
     """
-    disable_created_metrics()  # a second series for each, which the text format has no name for
+    disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for each, which the text format has no name for
     model = Model(name, session, limits)
     model.warm_up()
+    torch.set_num_threads(1)  # requests are what runs side by side; a network's own threads would wait for each other
     service = Service(model, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
     config = uvicorn.Config(
         make_app(service),
