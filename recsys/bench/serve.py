@@ -227,6 +227,13 @@ class Connection:
         Raises:
             RecsysError: When it is not 200.
         """
+        told, answer = self.send(path, body)
+        if not told.startswith(b"HTTP/1.1 200 "):
+            raise RecsysError(f"the server refused: {answer.decode()}")
+        return answer
+
+    def send(self, path: str, body: bytes) -> tuple[bytes, bytes]:
+        """The head and the body of an answer of whichever status."""
         head = (
             f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
         )
@@ -238,9 +245,7 @@ class Connection:
         size = int(told.lower().partition(b"content-length:")[2].partition(b"\r\n")[0])
         while len(answer) < size:
             answer += self._some()
-        if not told.startswith(b"HTTP/1.1 200 "):
-            raise RecsysError(f"the server refused: {answer.decode()}")
-        return answer
+        return told, answer
 
     def _some(self) -> bytes:
         part = self._socket.recv(1 << 16)

@@ -9,7 +9,7 @@ from typing import Literal
 import tyro
 
 from recsys.cli.app import Result, call
-from recsys.errors import MissingExtraError
+from recsys.errors import ConfigError, MissingExtraError
 from recsys.inference.backends import Backend, Precision
 from recsys.serving.limits import Limits
 
@@ -54,6 +54,8 @@ def command(
     from recsys.inference.session import session
 
     called = name or run.resolve().name
+    if "/" in called or not called.isprintable():
+        raise ConfigError(f"expected a name that can stand in a path, without a slash, got {called!r}")
     with bind(host, port) as at:  # before the model, which may take a while to open
         opened = session(run, plan, backend, precision, threads=threads)
 

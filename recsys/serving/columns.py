@@ -7,7 +7,8 @@ A column goes by the name that it has in the data (`Feature.source`), whichever 
     categorical             text, a number, a boolean, null
     multi-valued, sequence  a list of such values; null; with a separator in the schema, also text such as "a|b"
 
-Null, like a column that is left out, is missing. Integers are of 64 bits; longer ids are text.
+Null, like a column that is left out, is missing. Integers are of 64 bits; longer ids are text. The values of one column
+are of one type in a request: numbers, booleans, text or lists.
 """
 
 from __future__ import annotations
@@ -109,7 +110,9 @@ def _told(kinds: Iterable[type]) -> str:
 
 
 def _sound(column: Column, values: Sequence[Any], kinds: set[type]) -> None:
-    """Numbers are finite and integers of 64 bits; text can be written as UTF-8."""
+    """All of one type; numbers are finite and integers of 64 bits; text can be written as UTF-8."""
+    if len(kinds & {str, bool, list}) + bool(kinds & {int, float}) > 1:
+        raise _wrong(column, f"expected values of one type in a request, got {_told(kinds - {NoneType})}")
     if float in kinds and not all(math.isfinite(value) for value in values if type(value) is float):
         raise _wrong(column, "a number is infinite: leave out what is missing, or send null")
     if int in kinds:

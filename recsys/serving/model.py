@@ -96,6 +96,6 @@ def _served(compute: Callable[[], T]) -> T:
     try:
         return compute()
     except pa.ArrowException as error:
-        raise Refused(422, f"values of one feature are of several types: {error}") from None
+        raise Refused(422, f"values that cannot stand in one column: {error}") from None
     except RecsysError as error:
         raise Refused(422, str(error)) from None

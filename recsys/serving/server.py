@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import time
 from collections.abc import Callable
@@ -96,8 +97,9 @@ class _Server(uvicorn.Server):
         self._ready(f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}")
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        if self._service.draining:  # asked twice
-            self.should_exit = self.force_exit = True
+        if self._service.draining:  # asked twice: as if nobody handled it
+            signal.signal(sig, signal.SIG_DFL)
+            signal.raise_signal(sig)
         self._service.draining = True
         self._deadline = time.monotonic() + LONGEST
 
