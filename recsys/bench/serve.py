@@ -142,21 +142,24 @@ def _model(run: Path | None) -> Iterator[Path]:
 def _server(run: Path, host: str, backend: str) -> Iterator[tuple[str, int]]:
     """Where `recsys serve` listens, in a process that ends with this context."""
     words = ["serve", str(run), "--host", host, "--port", "0", "--name", "model", "--backend", backend]
-    process = subprocess.Popen([sys.executable, "-m", "recsys", *words], stdout=subprocess.PIPE, text=True)
-    try:
-        assert process.stdout is not None
-        there = select.select([process.stdout], [], [], _START)[0]
-        line = process.stdout.readline() if there else ""
-        if "://" not in line:
-            raise RecsysError("the server did not start; what it said stands above")
-        yield host, int(line.partition("://")[2].partition(": ")[0].rpartition(":")[2])
-    finally:
-        process.terminate()
+    with subprocess.Popen([sys.executable, "-m", "recsys", *words], stdout=subprocess.PIPE, text=True) as process:
         try:
-            process.wait(60)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+            assert process.stdout is not None
+            there = select.select([process.stdout], [], [], _START)[0]
+            line = process.stdout.readline() if there else ""
+            if "://" not in line:
+                raise RecsysError("the server did not start; what it said stands above")
+            yield host, int(line.partition("://")[2].partition(": ")[0].rpartition(":")[2])
+        finally:
+            _end(process)
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    process.terminate()
+    try:
+        process.wait(60)
+    except subprocess.TimeoutExpired:
+        process.kill()
 
 
 def cases(own: InferenceSession) -> list[Case]:
