@@ -9,7 +9,7 @@ from typing import Any, Literal
 from rich.table import Table
 
 from recsys.cli.app import Result
-from recsys.cli.show import console
+from recsys.cli.show import card_table, console
 from recsys.inference.backends import Backend
 
 __all__ = ["serve"]
@@ -39,10 +39,16 @@ def serve(
 
     found = measure(run, host, backend, requests, clients, rate, seconds)
     screen = console()
-    cpu, cores = found["machine"]["cpu"], found["machine"]["cores"]
-    screen.print(f"{found['model']} on {cpu}, {cores} cores, client and server on the same", markup=False)
-    screen.print(_table(found))
+    screen.print(card_table(found["machine"], _facts(found)), _table(found), sep="\n")
     return found
+
+
+def _facts(found: Mapping[str, Any]) -> dict[str, str]:
+    backends = ", ".join(f"{name} for {size}" for size, name in found["backends"].items())
+    return {
+        "model": f"{found['model']}; back end by rows: {backends}",
+        "figures": "medians; client and server share the cores; the session's own calls are made between requests",
+    }
 
 
 def _table(found: Mapping[str, Any]) -> Table:

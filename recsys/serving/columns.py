@@ -7,8 +7,7 @@ A column goes by the name that it has in the data (`Feature.source`), whichever 
     categorical             text, a number, a boolean, null
     multi-valued, sequence  a list of such values; null; with a separator in the schema, also text such as "a|b"
 
-Null, like a column that is left out, is missing. Integers are of 64 bits; longer ids are text. The values of one column
-are of one type in a request: numbers, booleans, text or lists.
+Null, like a column that is left out, is missing. Integers have up to 64 bits, signed or unsigned; longer ids are text.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from dataclasses import dataclass
 from types import NoneType
 from typing import Any
 
-from recsys.data.schema import Bucketed, Feature, MultiValued, Numeric, Schema
+from recsys.data.schema import Bucketed, Feature, MultiValued, Numeric, Schema, Side
 from recsys.data.schema import Sequence as History
 from recsys.serving.refusals import Refused, closest, shown
 
@@ -30,7 +29,7 @@ _NUMBERS: Kinds = frozenset({int, float, bool, NoneType})
 _SCALARS: Kinds = _NUMBERS | {str}
 _LISTS: Kinds = frozenset({list, NoneType})
 _NAMES = {int: "integers", float: "numbers", bool: "booleans", NoneType: "null", str: "text", list: "lists"}
-_INT = 2**63
+_LOW, _HIGH = -(2**63), 2**64
 
 
 @dataclass(frozen=True)
@@ -40,10 +39,12 @@ class Column:
     Attributes:
         name: As the data has it.
         kinds: Types of Python that its values may have.
+        sides: Whose the features are that read it.
     """
 
     name: str
     kinds: Kinds
+    sides: frozenset[Side]
 
     @property
     def listed(self) -> bool:
@@ -61,7 +62,10 @@ def columns_of(schema: Schema) -> dict[str, Column]:
     kinds: dict[str, Kinds] = {}
     for feature in schema.features:
         kinds[feature.source] = kinds.get(feature.source, _kinds(feature)) & _kinds(feature)
-    return {name: Column(name, found) for name, found in kinds.items()}
+    return {
+        name: Column(name, found, frozenset(feature.side for feature in schema.features if feature.source == name))
+        for name, found in kinds.items()
+    }
 
 
 def _kinds(feature: Feature) -> Kinds:
@@ -110,14 +114,12 @@ def _told(kinds: Iterable[type]) -> str:
 
 
 def _sound(column: Column, values: Sequence[Any], kinds: set[type]) -> None:
-    """All of one type; numbers are finite and integers of 64 bits; text can be written as UTF-8."""
-    if len(kinds & {str, bool, list}) + bool(kinds & {int, float}) > 1:
-        raise _wrong(column, f"expected values of one type in a request, got {_told(kinds - {NoneType})}")
+    """Numbers are finite and integers of 64 bits; text can be written as UTF-8."""
     if float in kinds and not all(math.isfinite(value) for value in values if type(value) is float):
         raise _wrong(column, "a number is infinite: leave out what is missing, or send null")
     if int in kinds:
         whole = [value for value in values if type(value) is int]
-        if min(whole) < -_INT or max(whole) >= _INT:
+        if min(whole) < _LOW or max(whole) >= _HIGH:
             raise _wrong(column, "an integer has more than 64 bits: send a long id as text")
     if str in kinds:
         try:

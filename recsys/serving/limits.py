@@ -17,6 +17,6 @@ class Limits(Config):
     max_rows: int = Field(10_000, ge=1)
     """Rows of a batch, or candidates of a ranking."""
     max_values: int = Field(4_000_000, ge=1)
-    """Values of a ranking once the user stands beside every candidate; a long history counts with each of its items."""
+    """Values of a ranking, each item of a list one; the user's context counts once for every candidate."""
     seconds: float = Field(10.0, gt=0)
     """How long a body may take to arrive."""

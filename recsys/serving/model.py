@@ -8,7 +8,6 @@ from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 
 from recsys.errors import RecsysError
 from recsys.inference.session import InferenceSession
@@ -53,11 +52,9 @@ class Model:
         return {"name": self.name, "platform": "recsys", **about}
 
     def warm_up(self) -> None:
-        """Run the sizes that come first, so that nobody waits for what is made once; nothing is counted."""
-        for size in (1, 2):
-            nothing = pa.table({name: pa.nulls(size) for name in self.columns})
-            batch = self.session.encoder.encode(nothing, labels=False)
-            self.session.predict(batch)
+        """Make on this thread what is made once, so that nobody waits for it."""
+        self.session.warm_up()
+        self.session.rank({}, [{}], 1, self.tasks[0])
 
     def infer(self, body: bytes) -> bytes:
         """POST /v2/models/NAME/infer.
@@ -69,7 +66,7 @@ class Model:
         scores = np.zeros((0, len(self.tasks)))
         if asked.rows:
             self.seen(asked.rows)
-            scores = _served(lambda: self.session.predict(tensors.rows(asked, self.columns))).reshape(asked.rows, -1)
+            scores = _served(lambda: self.session.predict(tensors.rows(asked))).reshape(asked.rows, -1)
         answer: dict[str, Any] = {"model_name": self.name} | ({} if asked.id is None else {"id": asked.id})
         return to_bytes({**answer, "outputs": [self._output(scores, name) for name in asked.outputs]})
 
@@ -87,7 +84,7 @@ class Model:
         if not asked.candidates:
             return to_bytes({"positions": [], "scores": []})
         self.seen(len(asked.candidates))
-        found = _served(lambda: ranking.rank(self.session, asked))
+        found = _served(lambda: self.session.rank(asked.user, asked.candidates, asked.k, asked.task))
         return to_bytes({"positions": found.positions.tolist(), "scores": found.scores.tolist()})
 
 
@@ -95,7 +92,5 @@ def _served(compute: Callable[[], T]) -> T:
     """What the session gives; what it refuses was sent by the client, for all else was checked when it opened."""
     try:
         return compute()
-    except pa.ArrowException as error:
-        raise Refused(422, f"values that cannot stand in one column: {error}") from None
     except RecsysError as error:
         raise Refused(422, str(error)) from None

@@ -3,36 +3,26 @@
     {"user": {"age": 31, "history": ["i7", "i2"]}, "candidates": [{"item": "i3"}, {"item": "i9"}], "k": 1}
     {"positions": [1], "scores": [0.73]}
 
-Both are objects of columns, as `recsys.serving.columns` says; which stands where is free, but none in both. `k` is 10
+Both are objects of columns, as `recsys.serving.columns` says. The schema's `side` says where one belongs: `user` to the
+user, `item` to the candidates, `context` to either; what a candidate says of the context holds for it alone. `k` is 10
 where it is left out, and as many as there are candidates where it is more. A model of several tasks needs `task`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
-from recsys.inference.session import InferenceSession
 from recsys.serving.body import check_keys
 from recsys.serving.columns import Column, check, check_names
 from recsys.serving.limits import Limits
 from recsys.serving.refusals import Refused, closest, shown
 
-__all__ = ["Asked", "Ranking", "ask", "rank"]
+__all__ = ["Asked", "ask"]
 
 Row = dict[str, Any]
 _K = 10
-
-
-class Ranking(NamedTuple):
-    """The best candidates, best first: their positions, and their scores."""
-
-    positions: npt.NDArray[np.int64]
-    scores: npt.NDArray[Any]
 
 
 @dataclass(frozen=True)
@@ -68,18 +58,26 @@ def ask(found: Row, columns: Mapping[str, Column], tasks: Sequence[str], limits:
 def _check_rows(user: Row, candidates: list[Row], columns: Mapping[str, Column], limits: Limits) -> None:
     names: set[str] = set().union(*candidates)
     check_names((*user, *sorted(names)), columns)
-    twice = next((name for name in user if name in names), None)
-    if twice is not None:
-        raise Refused(422, f"feature `{twice}` is both the user's and a candidate's: send it in one place")
+    _check_sides(user, names, columns)
+    values = 0
     for name, value in user.items():
         check(columns[name], [value])
-    values = len(candidates) * _size(user.values())
+        values += _size([value]) * (1 if columns[name].sides == {"user"} else len(candidates))
     for name in names:
         of_all = [row[name] for row in candidates if name in row]
         check(columns[name], of_all)
         values += _size(of_all) if columns[name].listed else len(of_all)
     if values > limits.max_values:
         raise Refused(413, f"{values:,} values of user and candidates are more than {limits.max_values:,}: send fewer")
+
+
+def _check_sides(user: Iterable[str], candidates: Iterable[str], columns: Mapping[str, Column]) -> None:
+    for name in user:
+        if columns[name].sides == {"item"}:
+            raise Refused(422, f"feature `{name}` is the item's: send it with each candidate")
+    for name in candidates:
+        if columns[name].sides == {"user"}:
+            raise Refused(422, f"feature `{name}` is the user's: send it in `user`, once")
 
 
 def _size(values: Any) -> int:
@@ -95,13 +93,3 @@ def _task(task: Any, tasks: Sequence[str]) -> str | None:
         hint = closest(task, tasks) if isinstance(task, str) else f"known: {', '.join(tasks)}"
         raise Refused(422, f"`{shown(task)}` is no task of this model: {hint}")
     return None if len(tasks) == 1 else task
-
-
-def rank(session: InferenceSession, asked: Asked) -> Ranking:
-    """Rank by `predict` of every candidate merged with the user; every row names all columns, so that none is lost."""
-    none = dict.fromkeys(session.encoder.schema.columns)
-    scores = session.predict([{**none, **asked.user, **row} for row in asked.candidates])
-    if asked.task is not None:
-        scores = scores[:, [task.name for task in session.encoder.inputs.tasks].index(asked.task)]
-    best = np.argsort(-scores, kind="stable")[: asked.k]
-    return Ranking(best, scores[best])

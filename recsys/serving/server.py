@@ -13,6 +13,7 @@ import torch
 import uvicorn
 from prometheus_client import disable_created_metrics
 
+from recsys.data.inputs import Counts
 from recsys.errors import ConfigError
 from recsys.inference.session import InferenceSession
 from recsys.serving.app import Service, make_app
@@ -62,9 +63,10 @@ def serve(
     """
     disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for each, which the text format has no name for
     model = Model(name, session, limits)
-    model.warm_up()
     torch.set_num_threads(1)  # requests are what runs side by side; a network's own threads would wait for each other
     service = Service(model, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+    service.work.warm_up(model.warm_up)
+    session.counts = Counts()  # what was met so far was no request
     config = uvicorn.Config(
         make_app(service),
         lifespan="off",

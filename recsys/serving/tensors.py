@@ -11,7 +11,7 @@ are written, in double precision, also as FP16 or FP32. Any type may name a cate
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import NoneType
 from typing import Any
@@ -28,10 +28,13 @@ __all__ = ["Asked", "ask", "described", "rows"]
 _BOOL, _INTS, _FLOATS, _TEXT = (frozenset({*kinds, NoneType}) for kinds in ((bool,), (int,), (int, float), (str,)))
 _TYPES: dict[str, tuple[frozenset[type], pa.DataType]] = {
     "BOOL": (_BOOL, pa.bool_()),
-    **{f"{sign}INT{bits}": (_INTS, pa.int64()) for sign in ("", "U") for bits in (8, 16, 32, 64)},
+    **{f"INT{bits}": (_INTS, pa.int64()) for bits in (8, 16, 32, 64)},
+    **{f"UINT{bits}": (_INTS, pa.uint64()) for bits in (8, 16, 32, 64)},
     **{f"FP{bits}": (_FLOATS, pa.float64()) for bits in (16, 32, 64)},
     "BYTES": (_TEXT, pa.large_string()),
 }
+FEW = 512
+"""More rows than this are sooner encoded as a table; `recsys.data.rows` has the figures."""
 _LARGEST = {"FP16": 65504.0, "FP32": 3.4028235677973366e38}
 """What still rounds to a finite number."""
 
@@ -176,9 +179,11 @@ def _range(datatype: str) -> tuple[float, float]:
     return (0, 2**bits - 1) if datatype.startswith("U") else (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
 
 
-def rows(asked: Asked, columns: Iterable[str]) -> dict[str, Any] | pa.Table:
-    """The rows as a session takes them soonest: one as a dict, more as a table; every column is there."""
-    if asked.rows == 1:
-        return dict.fromkeys(columns) | {tensor.column.name: tensor.values[0] for tensor in asked.tensors}
-    arrays = {tensor.column.name: pa.array(tensor.values, tensor.type) for tensor in asked.tensors}
-    return pa.table({name: arrays[name] if name in arrays else pa.nulls(asked.rows) for name in columns})
+def rows(asked: Asked) -> list[dict[str, Any]] | pa.Table:
+    """The rows as a session takes them soonest: a few as dicts, many as a table."""
+    names = [tensor.column.name for tensor in asked.tensors]
+    if asked.rows > FEW:
+        return pa.table([pa.array(tensor.values, tensor.type) for tensor in asked.tensors], names)
+    return [
+        dict(zip(names, row, strict=True)) for row in zip(*(tensor.values for tensor in asked.tensors), strict=True)
+    ]

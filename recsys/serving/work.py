@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -30,7 +31,7 @@ class Work:
 
     def __init__(self, threads: int) -> None:
         self._pool = ThreadPoolExecutor(threads, "recsys-serve")
-        self._took = math.inf
+        self._threads, self._took = threads, math.inf
 
     async def run(self, answer: Answer, body: bytes) -> bytes:
         """``answer(body)``, and what it raises."""
@@ -45,6 +46,18 @@ class Work:
         finally:
             if len(body) <= SMALL:
                 self._took = time.perf_counter() - start
+
+    def warm_up(self, prepare: Callable[[], object]) -> None:
+        """Start every thread, and call `prepare` on each and on this one: buffers are a thread's own."""
+        together = threading.Barrier(self._threads)
+
+        def one() -> None:
+            together.wait()  # so that no thread takes two
+            prepare()
+
+        for done in [self._pool.submit(one) for _ in range(self._threads)]:
+            done.result()
+        prepare()
 
     def close(self) -> None:
         """End the threads once they have answered."""

@@ -23,7 +23,7 @@ from recsys.serving.limits import Limits
 from recsys.serving.model import Model
 from tests.serving.asgi import Client
 
-LIMITS = Limits(max_bytes=200_000, max_rows=500, max_values=20_000, seconds=0.2)
+LIMITS = Limits(max_bytes=200_000, max_rows=1000, max_values=20_000, seconds=0.2)
 EVERY = Schema(
     labels=(Label(name="click", column="clicked"),),
     features=(

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from recsys.bench.serve import Connection
+from recsys.bench.serve_load import Connection
 from tests.serving.asgi import JSON, Client
 from tests.serving.junk import TEXT, VALID, requests
 from tests.serving.process import started

@@ -14,7 +14,7 @@ from tests import toy
 from tests.serving.asgi import Client
 
 INFER = "/v2/models/toy/infer"
-ROWS = toy.rows(50, seed=9).drop_columns(["label", "rating"])
+ROWS = toy.rows(600, seed=9).drop_columns(["label", "rating"])
 
 
 def tensor(name: str, data: list[Any], datatype: str = "BYTES", shape: list[int] | None = None) -> dict[str, Any]:
@@ -45,7 +45,7 @@ def scores(client: Client, **request: Any) -> list[float]:
     return found
 
 
-@pytest.mark.parametrize("n", [1, 2, 50])
+@pytest.mark.parametrize("n", [1, 2, 50, 600])
 def test_scores_are_exactly_the_sessions(client: Client, opened: InferenceSession, n: int) -> None:
     rows = ROWS.slice(0, n)
     answer = client.post(INFER, {"id": "a/1", "inputs": inputs(rows)})
@@ -90,11 +90,11 @@ def test_null_and_empty_text_fill_up_lists(client: Client, opened: InferenceSess
 
 def test_what_is_left_out_is_missing(client: Client) -> None:
     rest = [one for one in inputs(ROWS) if one["name"] not in ("item", "age")]
-    nothing = [tensor("item", [None] * 50), tensor("age", [None] * 50, "FP32")]
+    nothing = [tensor("item", [None] * 600), tensor("age", [None] * 600, "FP32")]
     assert scores(client, inputs=rest) == scores(client, inputs=[*rest, *nothing])
 
 
-@pytest.mark.parametrize("n", [1, 3])
+@pytest.mark.parametrize("n", [1, 3, 600])
 @pytest.mark.parametrize(
     ("datatype", "five"), [("INT64", 5), ("UINT8", 5), ("FP64", 5.0), ("FP32", 5), ("BYTES", "5"), ("INT16", 5)]
 )
@@ -102,6 +102,12 @@ def test_a_category_is_the_same_in_every_datatype(client: Client, n: int, dataty
     assert scores(client, inputs=[tensor("user", [five] * n, datatype)]) == scores(
         client, inputs=[tensor("user", [5] * n, "INT32")]
     )
+
+
+@pytest.mark.parametrize("n", [1, 600])
+def test_ids_of_64_unsigned_bits_are_served(client_of_every: Client, n: int) -> None:
+    found = scores(client_of_every, inputs=[tensor("shop id", [2**64 - 1] * n, "UINT64")])
+    assert found == scores(client_of_every, inputs=[tensor("shop id", [str(2**64 - 1)] * n)])
 
 
 def test_a_boolean_is_a_category_and_a_number(client: Client, opened: InferenceSession) -> None:

@@ -16,7 +16,7 @@ CANDIDATES: list[dict[str, Any]] = [{"item": f"i{k}", "tags": [f"t{k % 4}"]} for
 
 
 def expected(session: InferenceSession) -> Any:
-    return session.predict([USER | candidate for candidate in CANDIDATES])
+    return session.predict([USER | candidate for candidate in CANDIDATES])  # as the session ranks, to the bit
 
 
 @pytest.mark.parametrize("k", [1, 3, 20])
@@ -49,6 +49,21 @@ def test_candidates_may_lack_what_others_have(client: Client) -> None:
     ]
     assert np.allclose([alone[position] for position in bare["positions"]], bare["scores"], rtol=1e-6)
     assert len(set(alone)) == 3
+
+
+def test_the_context_is_the_users_unless_a_candidate_has_its_own(client_of_every: Client) -> None:
+    user = {"price": 3, "words": "red|blue"}
+    answer = client_of_every.post("/rank", {"user": user, "candidates": [{"shop id": 1}, {"price": 180.0}], "k": 2})
+    alone = [
+        client_of_every.post("/rank", {"user": {}, "candidates": [one]}).json["scores"][0]
+        for one in ({**user, "shop id": 1}, {**user, "price": 180.0})
+    ]
+    assert np.allclose([alone[position] for position in answer.json["positions"]], answer.json["scores"], rtol=1e-6)
+
+
+def test_values_of_one_column_may_be_of_several_types(client: Client) -> None:
+    candidates = [{"item": 1}, {"item": "i1"}, {"item": 2**60 + 1}, {"item": 0.5}, {"item": True}, {"tags": ["t1", 2]}]
+    assert client.post("/rank", {"user": {"history": ["i1", 1]}, "candidates": candidates}).status == 200
 
 
 def test_of_several_tasks_one_is_named(client_of_two: Client, two_tasks: InferenceSession) -> None:

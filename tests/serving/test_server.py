@@ -21,16 +21,15 @@ from tests.serving.test_refusals import RANK
 
 SLOW = """
 import os, time
-from recsys.data.batch import Batch
 from recsys.inference.session import InferenceSession
-real = InferenceSession.predict
-def predict(self, rows, out=None):
-    if not isinstance(rows, Batch):
+real = InferenceSession.rank
+def rank(self, user, candidates, *more):
+    if candidates != [{}]:  # no warming up
         open(os.environ["STARTED"], "w").close()
         while not os.path.exists(os.environ["GO_ON"]):
             time.sleep(0.01)
-    return real(self, rows, out)
-InferenceSession.predict = predict
+    return real(self, user, candidates, *more)
+InferenceSession.rank = rank
 """
 
 
@@ -44,6 +43,13 @@ def ask(address: tuple[str, int], method: str, path: str, found: Any = None) -> 
         connection.close()
 
 
+def wait_for(file: Path) -> None:
+    until = time.monotonic() + 20
+    while not file.exists():
+        assert time.monotonic() < until
+        time.sleep(0.01)
+
+
 def test_sigterm_during_a_request_finishes_it_refuses_new_ones_and_exits_with_0(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -54,10 +60,8 @@ def test_sigterm_during_a_request_finishes_it_refuses_new_ones_and_exits_with_0(
         assert ask(address, "GET", "/v2/health/ready") == (200, {"ready": True})
         client = threading.Thread(target=lambda: answers.append(ask(address, "POST", "/rank", RANK)))
         client.start()
+        wait_for(tmp_path / "started")
         until = time.monotonic() + 20
-        while not (tmp_path / "started").exists():
-            assert time.monotonic() < until
-            time.sleep(0.01)
         process.send_signal(signal.SIGTERM)
         while ask(address, "GET", "/v2/health/ready")[0] == 200:
             assert time.monotonic() < until
@@ -70,7 +74,7 @@ def test_sigterm_during_a_request_finishes_it_refuses_new_ones_and_exits_with_0(
         out, err = process.communicate(timeout=20)
     assert (answers[0][0], answers[0][1]["positions"]) == (200, [0])
     assert (process.returncode, err) == (0, "")
-    assert json.loads(out.splitlines()[-1]) == {"model": "toy", "rows": 1, "drained": True}
+    assert json.loads(out.splitlines()[-1]) == {"model": "toy", "rows": 2, "drained": True}
     with pytest.raises(ConnectionRefusedError):
         ask(address, "GET", "/v2/health/live")
 
@@ -85,8 +89,7 @@ def test_a_second_signal_ends_it_at_once(run: Path, tmp_path: Path, monkeypatch:
                 f"POST /rank HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
                 f"Content-Length: {len(body)}\r\n\r\n{body}".encode()
             )
-            while not (tmp_path / "started").exists():
-                time.sleep(0.01)
+            wait_for(tmp_path / "started")
             process.send_signal(signal.SIGTERM)
             while ask(address, "GET", "/v2/health/ready")[0] == 200:
                 time.sleep(0.01)
