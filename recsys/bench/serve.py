@@ -6,7 +6,7 @@ the checks of what came.
 
 Open loop: requests are due at times that were drawn before (Poisson), and latency counts from then, not from when a
 client was free to send: a server that stalls delays all that are due meanwhile, and a closed loop would not see it
-("coordinated omission"). A sleeping client wakes up some 0.1 ms late, which counts, too.
+("coordinated omission"). A sleeping client wakes up a little late, which counts, too.
 """
 
 from __future__ import annotations

@@ -38,7 +38,7 @@ class Case:
 class Connection:
     """A client that does as little as can be: one connection, kept alive, and bytes that were written before.
 
-    `http.client` takes about as long for a request as the server does.
+    So little of what is measured is the client's own.
     """
 
     def __init__(self, address: Address, timeout: float = 60.0) -> None:
@@ -108,6 +108,7 @@ def beside(address: Address, case: Case, requests: int, seconds: float) -> Row:
 
 
 def closed(address: Address, case: Case, clients: int, requests: int, seconds: float) -> Row:
+    """Clients that each send a request once the last is answered."""
     start = time.perf_counter()
     turn, until, took = itertools.count(), start + seconds, list[float]()
 
@@ -121,6 +122,7 @@ def closed(address: Address, case: Case, clients: int, requests: int, seconds: f
 
 
 def opened(address: Address, case: Case, rate: float, requests: int, seconds: float) -> Row:
+    """Requests that are due at random times, `rate` a second; what is not sent in twice `seconds` is counted."""
     due = np.cumsum(np.random.default_rng(1).exponential(1 / rate, requests))
     due = due[due < seconds]
     start = time.perf_counter() + 0.05

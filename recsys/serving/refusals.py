@@ -8,7 +8,8 @@
     413     more bytes, rows or values than `Limits` allows; bytes are counted while they arrive, and no more are kept
     415     another content type than application/json, another charset than UTF-8, or a compressed body
     422     JSON that is no request: a key, feature, output or task that is unknown (the nearest is named) or missing, a
-            value of the wrong type, a shape that does not fit, a number that is infinite or beyond its type
+            value of the wrong type, a shape that does not fit, a number that is infinite or beyond its type; and
+            whatever else the session refuses to score, such as numbers from which no finite score comes
     503     the server is shutting down
     500     a mistake of ours; the trace is on standard error
 

@@ -11,16 +11,12 @@ import pytest
 from recsys.data.schema import Bucketed, Categorical, Hashing, Label, LogSquare, MultiValued, Numeric, Schema, Sequence
 from recsys.inference.session import InferenceSession, session
 from recsys.models.checkpoint import save
-from recsys.training.recipe import Recipe
-from recsys.training.run import train, train_rows
-from tests import toy
-
-pytest.importorskip("fastapi", reason="needs the extra `serve`")
-pytest.importorskip("prometheus_client", reason="needs the extra `serve`")
-
 from recsys.serving.app import Service, make_app
 from recsys.serving.limits import Limits
 from recsys.serving.model import Model
+from recsys.training.recipe import Recipe
+from recsys.training.run import train, train_rows
+from tests import toy
 from tests.serving.asgi import Client
 
 LIMITS = Limits(max_bytes=200_000, max_rows=1000, max_values=20_000, seconds=0.2)

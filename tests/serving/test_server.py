@@ -58,6 +58,7 @@ def test_sigterm_during_a_request_finishes_it_refuses_new_ones_and_exits_with_0(
     answers: list[tuple[int, Any]] = []
     with started(run, "--backend", "eager", "--json", first=SLOW) as (process, address):
         assert ask(address, "GET", "/v2/health/ready") == (200, {"ready": True})
+        assert ask(address, "POST", "/rank", "x" * 6 * 2**20)[0] == 413  # and the client, still sending, reads it
         client = threading.Thread(target=lambda: answers.append(ask(address, "POST", "/rank", RANK)))
         client.start()
         wait_for(tmp_path / "started")
