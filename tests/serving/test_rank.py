@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import Any
 
@@ -9,7 +10,8 @@ import numpy as np
 import pytest
 
 from recsys.inference.session import InferenceSession
-from tests.serving.asgi import Client
+from recsys.serving.app import Service
+from tests.serving.asgi import JSON, Answer, Client
 
 USER = {"user": 3, "age": 23.5, "history": ["i1", "i7"]}
 CANDIDATES: list[dict[str, Any]] = [{"item": f"i{k}", "tags": [f"t{k % 4}"]} for k in range(20)]
@@ -82,3 +84,18 @@ def test_answers_are_json_that_every_reader_takes(client: Client) -> None:
     body = client.post("/rank", {"user": USER, "candidates": CANDIDATES}).body
     assert b"NaN" not in body
     assert body == json.dumps(json.loads(body), separators=(",", ":")).encode()
+
+
+def test_many_at_once_are_answered_as_one_after_the_other(
+    client: Client, service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("recsys.serving.work.QUICK", 0.0)  # all on threads
+    requests = [{"user": {"user": k}, "candidates": CANDIDATES[: 1 + k % 5], "k": 3} for k in range(60)]
+    expected = [client.post("/rank", one).json for one in requests]
+
+    async def together() -> list[Answer]:
+        calls = (client.call("POST", "/rank", [json.dumps(one).encode()], JSON) for one in requests)
+        return await asyncio.gather(*calls)
+
+    assert [answer.json for answer in client.loop.run_until_complete(together())] == expected
+    assert service.running == 0
