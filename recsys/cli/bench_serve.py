@@ -56,10 +56,10 @@ def _table(found: Mapping[str, Any]) -> Table:
     for name in ("request", "loop", "p50", "p99", "requests/s", "session p50", "p99", "overhead p50"):
         table.add_column(name, justify="left" if name in ("request", "loop") else "right")
     for row in found["rows"]:
-        open_loop = f"open, {row['rate']:,.0f}/s due" if row["loop"] == "open" else f"closed, {row['clients']} clients"
+        open_loop = f"open, {row['rate']:,.0f}/s due" if row["loop"] == "open" else f"closed, clients: {row['clients']}"
         own = ("session_p50_us", "session_p99_us", "overhead_p50_us")
         table.add_row(
-            f"{row['case']}, {row['rows']} rows",
+            f"{row['case']}, rows: {row['rows']}",
             open_loop,
             *(f"{row[name]:,.0f}" for name in ("p50_us", "p99_us", "per_second")),
             *(f"{row[name]:,.0f}" if name in row else "" for name in own),
