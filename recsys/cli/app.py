@@ -41,6 +41,7 @@ COMMANDS = {
     "export": "write a trained model for inference: mapped tables, a network without code",
     "verify": "compare an export's scores and metrics with the trained model's",
     "estimate": "say how much memory a session will take, before it loads",
+    "serve": "serve a trained model over HTTP: the Open Inference Protocol, and ranking",
     "profile": "measure what look-ups cost on this machine",
     "plan": "plan which core looks up which table, and how",
     "dataflow": "list, show and measure workloads: tables, and what their ids look like",
