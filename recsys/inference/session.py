@@ -4,32 +4,28 @@ from __future__ import annotations
 
 import math
 import threading
-import time
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
-import torch
-from torch import Tensor
 
 from recsys.config import nearest
 from recsys.data.batch import Batch
 from recsys.data.encoder import Counts
 from recsys.data.readers import Dataset, Rows
 from recsys.data.rows import RowEncoder
-from recsys.dataflow.executor import TableExecutor
 from recsys.dataflow.plan import DataFlowPlan
 from recsys.dataflow.platform import read_cores
 from recsys.errors import ConfigError, DataError
 from recsys.inference.backends import Backend, Precision, load
-from recsys.inference.buffers import Bound, Buffers, Scores
+from recsys.inference.buffers import Scores
 from recsys.inference.choice import Choice, choose
 from recsys.inference.parts import Parts, Storing, open_parts
 from recsys.inference.profile import SizeProfile, drawn, profile
-from recsys.inference.rank import CandidateScorer, Ranking, best
+from recsys.inference.rank import Ranking, best
+from recsys.inference.scorer import Scorer
 
 __all__ = ["InferenceSession", "session"]
 
@@ -47,7 +43,6 @@ class InferenceSession:
 
     Attributes:
         counts: What the encoder met so far in frames, files and requests.
-        choice: The back end of each batch size.
         precision: Of the network's matrix products.
         max_batch: Rows that run at once; larger batches are split.
         spec: What is looked up where.
@@ -72,22 +67,25 @@ class InferenceSession:
         self.encoder, self.counts = parts.encoder, Counts()
         self.max_batch, self.threads = max_batch, threads
         self.spec, self.source = parts.spec, parts.source
-        self._features, self._layout = parts.spec.features, parts.spec.layout
-        self._tasks = parts.encoder.inputs.tasks
-        self._executor = TableExecutor(parts.spec, parts.rows, plan)
-        self.precision, self.choice = _chosen(parts, backend, precision, max_batch)
+        self._tasks = [task.name for task in parts.encoder.inputs.tasks]
+        self.precision, choice = _chosen(parts, backend, precision, max_batch)
+        self._scorer: Scorer | None = Scorer(parts, plan, choice, max_batch, threads)
         schema = parts.encoder.schema
         self._known = {*schema.columns, *(label.source for label in schema.labels), schema.group}
-        binary = all(task.kind == "binary" for task in self._tasks)
-        self._dtype = torch.float32 if binary else torch.float64
-        self._numpy = np.dtype(np.float32 if binary else np.float64)
-        layout = parts.spec.layout
-        self._buffers = Buffers(max_batch, layout, len(self._tasks), self._dtype, self.choice)
         self._encode_rows = RowEncoder(self.encoder).encode
-        self._candidates: CandidateScorer | None = None
-        self._pool = ThreadPoolExecutor(threads, "recsys-session") if threads > 1 else None
         self._lock = threading.Lock()
-        self._closed = False
+
+    def _open(self) -> Scorer:
+        """A call takes it once, and keeps it until it ends, whoever closes the session meanwhile."""
+        scorer = self._scorer
+        if scorer is None:
+            raise ConfigError("this session is closed: open another one with recsys.session")
+        return scorer
+
+    @property
+    def choice(self) -> Choice:
+        """The back end of each batch size."""
+        return self._open().choice
 
     def predict(
         self, rows: Batch | Rows | Mapping[str, Any] | Sequence[Mapping[str, Any]], out: Scores | None = None
@@ -104,9 +102,9 @@ class InferenceSession:
             ConfigError: After `close`.
             DataError: When a column is of no feature or mistyped, ids do not fit, or a score is not finite.
         """
-        self._check_open()
+        scorer = self._open()
         if isinstance(rows, Batch):
-            return self._predict_batch(rows, out)
+            return scorer.scores(rows, out)
         if out is not None:
             raise ConfigError("`out` takes the scores of an encoded batch; of other rows they are allocated")
         if isinstance(rows, Mapping):
@@ -115,15 +113,9 @@ class InferenceSession:
             counts = Counts()
             batch = self._encode_rows(rows, counts)
             self._count(counts)
-            return self._predict_batch(batch, None)
-        parts = [self._predict_batch(self.encode(table), None) for table in self._tables(rows)]
-        return np.concatenate(parts) if parts else self._empty(0)
-
-    def _empty(self, n: int) -> Scores:
-        return np.empty(self._shape(n), dtype=self._numpy)
-
-    def _shape(self, n: int) -> tuple[int, ...]:
-        return (n,) if len(self._tasks) == 1 else (n, len(self._tasks))
+            return scorer.scores(batch)
+        parts = [scorer.scores(self.encode(table)) for table in self._tables(rows)]
+        return np.concatenate(parts) if parts else scorer.empty(0)
 
     def _tables(self, rows: Rows) -> Iterator[pa.Table]:
         """Rows as tables of the features' columns, as far as they are there; of files, others are not read."""
@@ -169,78 +161,21 @@ class InferenceSession:
                 table = table.append_column(name, pa.nulls(table.num_rows))
         return table
 
-    def _predict_batch(self, batch: Batch, out: Scores | None) -> Scores:
-        n = len(batch)
-        if batch.ids.features != self._features or batch.dense.shape[1] != self._layout.dense.stop:
-            raise DataError(
-                f"expected a batch of {self._layout.dense.stop} numbers and features {', '.join(self._features)}, got "
-                f"{batch.dense.shape[1]} and {', '.join(batch.ids.features)}: encode with the session's encoder"
-            )
-        if out is None:
-            out = self._empty(n)
-        elif out.shape != self._shape(n) or out.dtype != self._numpy:
-            raise DataError(f"expected `out` as {self._numpy} {self._shape(n)}, got {out.dtype} {out.shape}")
-        if n <= self.max_batch and self._pool is None:
-            if n:
-                self._piece(batch, out)
-            return out
-        self._split(batch, out)
-        return out
-
-    def _split(self, batch: Batch, out: Scores) -> None:
-        """Pieces of at most `max_batch` rows, shared out among the session's threads."""
-        step = max(1, min(self.max_batch, -(-len(batch) // self.threads)))
-        starts = range(0, len(batch), step)
-
-        def piece(start: int) -> None:
-            self._piece(batch.slice(start, start + step), out[start : start + step])
-
-        for _ in map(piece, starts) if self._pool is None else self._pool.map(piece, starts):
-            pass
-
-    def _piece(self, batch: Batch, out: Scores) -> None:
-        bound = self._buffers.bound(len(batch))
-        bound.run(self._look_up(batch, bound))
-        bound.copy(out)
-
-    def _look_up(self, batch: Batch, bound: Bound) -> list[Tensor]:
-        """Fill the network's input; the rows and lengths of sequences are returned."""
-        bound.dense.copy_(batch.dense)
-        self._executor.lookup(batch.ids, bound.x)
-        if not self._layout.sequences:
-            return []
-        return [one for pair in self._executor.sequences(batch.ids).values() for one in pair]
-
     def step_times(self, batch: Batch) -> tuple[float, float]:
-        """Microseconds that look-ups and network take; a batch beyond `max_batch` runs in pieces, as `predict` does."""
-        self._check_open()
-        lookup = network = 0.0
-        for start in range(0, len(batch), self.max_batch):
-            piece = batch if len(batch) <= self.max_batch else batch.slice(start, start + self.max_batch)
-            bound = self._buffers.bound(len(piece))
-            times = [time.perf_counter()]
-            sequences = self._look_up(piece, bound)
-            times.append(time.perf_counter())
-            bound.run(sequences)
-            times.append(time.perf_counter())
-            lookup += 1e6 * (times[1] - times[0])
-            network += 1e6 * (times[2] - times[1])
-        return lookup, network
+        """Microseconds that look-ups and network of a batch take, on one thread."""
+        return self._open().step_times(batch)
 
     @property
     def table_bytes(self) -> int:
         """Bytes of all stored rows."""
-        self._check_open()
-        return sum(rows.data.nbytes for rows in self._executor.rows.values())
+        return sum(rows.data.nbytes for rows in self._open().rows.values())
 
     def profile(self, seconds: float = 0.3) -> list[SizeProfile]:
         """Where the time of each batch size goes, on uniform ids."""
-        self._check_open()
         return profile(self, seconds=seconds)
 
     def warm_up(self) -> None:
         """Make this thread's buffers and run every engine once, so that the next call is as fast as all others."""
-        self._check_open()
         for size in self.choice.engines:
             self.predict(drawn(self, min(size, self.max_batch)))
 
@@ -259,42 +194,25 @@ class InferenceSession:
             ConfigError: After `close`, when `k` is below 1, or the label is not named.
             DataError: When a column is of no feature or on the wrong side, or a value cannot be read.
         """
-        self._check_open()
-        column = self._task(task)
+        scorer, column = self._open(), self._task(task)
         if k < 1:
             raise ConfigError(f"expected k of 1 or more, got {k}")
         if not (isinstance(candidates, Sequence) and all(isinstance(row, Mapping) for row in candidates)):
             candidates = _whole(candidates)
-        out = self._empty(len(candidates))
-        if len(candidates):
-            self._count(self._scorer().scores(user, candidates, out))
-        return best(out if out.ndim == 1 else out[:, column], k)
-
-    def _scorer(self) -> CandidateScorer:
-        if self._candidates is None:
-            rows = self._executor.rows
-            self._candidates = CandidateScorer(self.encoder, self.spec, rows, self._buffers, self.max_batch)
-        return self._candidates
+        scores, counts = scorer.rank(user, candidates)
+        self._count(counts)
+        return best(scores if scores.ndim == 1 else scores[:, column], k)
 
     def _task(self, task: str | None) -> int:
-        names = [one.name for one in self._tasks]
-        if task is None and len(names) == 1:
+        if task is None and len(self._tasks) == 1:
             return 0
-        if task not in names:
-            raise ConfigError(f"expected the label to rank by, one of {', '.join(names)}, got {task}")
-        return names.index(task)
-
-    def _check_open(self) -> None:
-        if self._closed:
-            raise ConfigError("this session is closed: open another one with recsys.session")
+        if task not in self._tasks:
+            raise ConfigError(f"expected the label to rank by, one of {', '.join(self._tasks)}, got {task}")
+        return self._tasks.index(task)
 
     def close(self) -> None:
-        """Give back tables and engines; a call that is at work ends first. Closing twice does nothing."""
-        self._closed = True
-        if self._pool is not None:
-            self._pool.shutdown()
-        for name in ("_executor", "choice", "_buffers", "_candidates"):
-            self.__dict__.pop(name, None)
+        """Give back tables and engines, as soon as the calls that are at work have ended. Closing twice is fine."""
+        self._scorer = None
 
     def __enter__(self) -> InferenceSession:
         return self

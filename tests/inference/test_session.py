@@ -157,17 +157,17 @@ def test_after_warming_up_nothing_but_the_result_is_kept(session: InferenceSessi
         assert traced(400) - before < 1000
     finally:
         tracemalloc.stop()
-    bound = session._buffers.bound(8)
-    assert session._buffers.bound(8) is bound
-    assert bound.x.data_ptr() == session._buffers.bound(3).x.data_ptr()  # one buffer serves all sizes
+    bound = session._open()._buffers.bound(8)
+    assert session._open()._buffers.bound(8) is bound
+    assert bound.x.data_ptr() == session._open()._buffers.bound(3).x.data_ptr()  # one buffer serves all sizes
 
 
 def test_the_calls_of_few_sizes_are_kept(session: InferenceSession) -> None:
-    first = session._buffers.bound(1)
+    first = session._open()._buffers.bound(1)
     for size in range(2, 70):
-        session._buffers.bound(size)
-    assert len(session._buffers._bound) <= 64
-    assert session._buffers.bound(1) is not first
+        session._open()._buffers.bound(size)
+    assert len(session._open()._buffers._bound) <= 64
+    assert session._open()._buffers.bound(1) is not first
 
 
 def test_a_closed_session_says_so(run: Path, trained: Checkpoint) -> None:
@@ -261,3 +261,28 @@ def test_an_export_needs_neither_the_models_code_nor_torchrec(export: Path) -> N
     score, loaded = done.stdout.splitlines()
     assert 0 < float(score) < 1
     assert loaded == "[]"
+
+
+def test_a_call_that_is_at_work_ends_when_the_session_is_closed(run: Path, trained: Checkpoint) -> None:
+    session, batch = eager(run), batch_of(trained, 300)
+    expected = session.predict(batch)
+    started, found = threading.Event(), []
+
+    def work() -> None:
+        while True:
+            try:
+                found.append(session.predict(batch))
+            except ConfigError:
+                return
+            started.set()
+
+    threads = [threading.Thread(target=work) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    started.wait(20)
+    session.close()
+    for thread in threads:
+        thread.join(20)
+        assert not thread.is_alive()
+    assert found
+    assert all(np.array_equal(scores, expected) for scores in found)
