@@ -18,8 +18,8 @@ ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 
 
-SLOW = ("demo", "bench", "study", "profile")
-"""Commands that take minutes; `profile` would also write where the user's plans look."""
+SLOW = ("demo", "bench", "study", "profile", "serve")
+"""Commands that take minutes, or never end; `profile` would also write where the user's plans look."""
 
 
 def blocks(language: str) -> list[str]:

@@ -11,6 +11,7 @@ import tyro
 from recsys.cli.app import Result, call
 from recsys.errors import ConfigError, MissingExtraError
 from recsys.inference.backends import Backend, Precision
+from recsys.inference.parts import Storing
 from recsys.serving.limits import Limits
 
 __all__ = ["main"]
@@ -32,12 +33,13 @@ def command(
     backend: Literal["auto"] | Backend = "auto",
     precision: Literal["auto"] | Precision = "auto",
     threads: int = 1,
+    storage: Storing = "huge",
     limits: Limits = LIMITS,
 ) -> Result:
     """Serve a trained model by the Open Inference Protocol v2 and POST /rank, until SIGTERM or Ctrl-C.
 
     Args:
-        run: Folder of a trained model.
+        run: Folder of a trained model or of an export.
         host: Address to listen on; 0.0.0.0 for all that this machine has.
         port: Port to listen on; 0 for any that is free.
         name: The model's name in paths and answers; by default the folder's.
@@ -45,6 +47,7 @@ def command(
         backend: What runs the network; by default what was measured fastest here.
         precision: Of the network's matrix products.
         threads: Among which a large batch is shared out.
+        storage: `map` shares an export's tables between processes and is ready at once; `huge` is fastest.
         limits: What one request may ask for.
     """
     try:
@@ -57,7 +60,7 @@ def command(
     if "/" in called or not called.isprintable():
         raise ConfigError(f"expected a name that can stand in a path, without a slash, got {called!r}")
     with bind(host, port) as at:  # before the model, which may take a while to open
-        opened = session(run, plan, backend, precision, threads=threads)
+        opened = session(run, plan, backend, precision, threads=threads, storage=storage)
 
         def ready(address: str) -> None:
             print(f"{called} on {address}: POST /rank, /v2/models/{called}/infer; GET /docs, /metrics", flush=True)

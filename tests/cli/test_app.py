@@ -64,7 +64,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         ("trian", "did you mean `train`?"),
         (
             "xyz",
-            "known: bench, data, dataflow, demo, doctor, eval, plan, profile, progressive, score, study, train, tune",
+            "known: bench, data, dataflow, demo, doctor, estimate, eval, export, plan, profile, progressive, score, serve, study, train, tune, verify",
         ),
     ],
 )
