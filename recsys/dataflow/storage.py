@@ -61,7 +61,7 @@ class Source:
     """Rows to be stored.
 
     Attributes:
-        rows: [rows, dim] of any float type.
+        rows: [rows, dim] of any float type, or what `quantise` makes, which is stored as it is.
         dtype: How to store them.
         scale: [rows, 1] to multiply them with, such as collision weights; None for 1.
     """
@@ -71,9 +71,19 @@ class Source:
     scale: Tensor | None = None
 
     @property
+    def dim(self) -> int:
+        """Columns of the table."""
+        return self.rows.shape[1] - (8 if self.quantised else 0)
+
+    @property
+    def quantised(self) -> bool:
+        """Whether the rows are as `quantise` makes them."""
+        return self.dtype == "int8" and self.rows.dtype is torch.uint8
+
+    @property
     def bytes(self) -> int:
         """Bytes of the stored rows."""
-        return self.rows.shape[0] * _width(self.rows.shape[1], self.dtype) * _STORED[self.dtype].itemsize
+        return self.rows.shape[0] * _width(self.dim, self.dtype) * _STORED[self.dtype].itemsize
 
     def part(self, at: int, step: int) -> Tensor:
         """[step, dim] of the rows from `at` on, scaled."""
@@ -177,12 +187,12 @@ class Storage:
 
 
 def _fill(name: str, memory: Tensor, source: Source) -> Rows:
-    rows, dim = source.rows.shape
+    rows, dim = source.rows.shape[0], source.dim
     stored = memory.view(_STORED[source.dtype]).view(rows, _width(dim, source.dtype))
     step = max(1, _CONVERTED // max(1, dim * 4))
     for at in range(0, rows, step):
         part = source.part(at, step)
-        stored[at : at + step] = quantise(part.float()) if source.dtype == "int8" else part
+        stored[at : at + step] = quantise(part.float()) if source.dtype == "int8" and not source.quantised else part
         if source.dtype == "fp16" and not bool((part.isfinite() == stored[at : at + step].isfinite()).all()):
             raise DataError(f"table `{name}` holds numbers beyond 65504, the largest of fp16: store it as fp32")
     return Rows(stored, dim, source.dtype)

@@ -26,7 +26,7 @@ from recsys.errors import CheckpointError
 from recsys.files import replacing
 from recsys.models.base import RankingModel, to_scores
 
-__all__ = ["digest", "example", "export", "half", "read", "write"]
+__all__ = ["digest", "example", "export", "half", "read", "tidied", "write"]
 
 _MEMBERS = re.compile(
     r"[^/]+/(archive_format|archive_version|byteorder|\.data/(version|serialization_id)|models/model\.json"
@@ -68,10 +68,10 @@ def export(model: RankingModel) -> ExportedProgram:
         shapes += [{0: batch, 1: Dim(f"length{k}", min=1)}, {0: batch}]
     dynamic = (shapes[0], tuple(shapes[1:])) if len(shapes) > 1 else (shapes[0],)
     with torch.no_grad():
-        return _tidied(torch.export.export(_Scores(model).eval(), tuple(inputs), dynamic_shapes=dynamic))
+        return tidied(torch.export.export(_Scores(model).eval(), tuple(inputs), dynamic_shapes=dynamic))
 
 
-def _tidied(program: ExportedProgram) -> ExportedProgram:
+def tidied(program: ExportedProgram) -> ExportedProgram:
     """Without example inputs, which would be pickled, and without the paths of files that the model was made from."""
     program.example_inputs = None
     program._guards_code = []

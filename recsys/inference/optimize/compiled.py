@@ -1,0 +1,172 @@
+"""A model that was cut in two, ready to run: ids, look-ups into one buffer, and the network bound to it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.export import ExportedProgram
+
+from recsys.errors import DataError
+from recsys.inference.backends import Run
+from recsys.inference.choice import Choice
+from recsys.inference.optimize.cutting import Cut, Shape, sizes
+from recsys.inference.optimize.groups import Group
+from recsys.inference.optimize.layout import Layout
+
+__all__ = ["Compiled"]
+
+_KEPT = 16
+"""Shapes whose buffers a thread keeps."""
+Key = tuple[torch.Size | tuple[int, ...], ...]
+
+
+@dataclass(frozen=True)
+class _Bound:
+    """Buffers of one thread for inputs of one shape, and the network bound to them.
+
+    Attributes:
+        flat: The buffers of rows, each as [bags, columns].
+        copied: What inputs beside them are copied to.
+        out: What the network fills.
+        shapes: Of what the model gives.
+    """
+
+    flat: tuple[Tensor, ...]
+    copied: tuple[Tensor, ...]
+    out: Tensor
+    shapes: tuple[tuple[int, ...], ...]
+    run: Run
+
+
+class _Space(threading.local):
+    """What a thread has of its own; None for shapes that the program does not take."""
+
+    def __init__(self) -> None:
+        self.bound: dict[Key, _Bound | None] = {}
+
+
+class Compiled:
+    """Runs a cut model on inputs that are laid out as the sample was.
+
+    Attributes:
+        choice: The back end of each batch size.
+    """
+
+    def __init__(self, given: Layout, cut: Cut, groups: Sequence[Group], choice: Choice) -> None:
+        self.choice = choice
+        self._given, self._cut, self._groups = given, cut, tuple(groups)
+        self._fits = _Fits(cut)
+        self._space = _Space()
+
+    def run(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Any] | None:
+        """What the model gives, alone in a tuple; None where the inputs are not as the sample was, or ids are wrong."""
+        leaves: list[Tensor] = []
+        if not self._given.take((args, kwargs), leaves):
+            return None
+        tensors = leaves if self._cut.ids is None else [*leaves, *self._cut.ids(*leaves)]
+        try:
+            asked = [group.gather(tensors) for group in self._groups]
+            bound = self._bound((*(bags for _, bags in asked), *(leaves[k].shape for k in self._cut.leaves)))
+            if bound is None:
+                return None
+            for group, (ids, _) in zip(self._groups, asked, strict=True):
+                if group.kernels.look_up(ids, bound.flat[group.buffer]):
+                    return None
+        except DataError:  # the module says what is wrong
+            return None
+        for buffer, k in zip(bound.copied, self._cut.leaves, strict=True):
+            buffer.copy_(leaves[k])
+        bound.run()
+        return (self._given_back(bound),)
+
+    def _given_back(self, bound: _Bound) -> Any:
+        out = bound.out.clone()
+        if len(bound.shapes) == 1:
+            return self._cut.layout.make([out])
+        parts = torch.split(out, [_count(shape) for shape in bound.shapes])
+        return self._cut.layout.make([part.view(shape) for part, shape in zip(parts, bound.shapes, strict=True)])
+
+    def _bound(self, key: Key) -> _Bound | None:
+        known = self._space.bound
+        if key not in known:
+            if len(known) >= _KEPT:
+                known.clear()
+            known[key] = self._bind(key)
+        return known[key]
+
+    def _bind(self, key: Key) -> _Bound | None:
+        n = len(self._groups)
+        bags: dict[int, tuple[int, ...]] = {}
+        for group, size in zip(self._groups, key[:n], strict=True):
+            if bags.setdefault(group.buffer, tuple(size)) != tuple(size):
+                return None
+        shapes = [*((*bags[k], width) for k, width in enumerate(self._cut.widths)), *map(tuple, key[n:])]
+        found = self._fits.results(shapes)
+        if found is None:
+            return None
+        dtypes = [torch.float32] * len(bags) + [self._fits.dtypes[k] for k in range(len(bags), len(shapes))]
+        inputs = [torch.zeros(shape, dtype=dtype) for shape, dtype in zip(shapes, dtypes, strict=True)]
+        out = torch.zeros(found[0] if len(found) == 1 else sum(map(_count, found)))
+        rows = inputs[: len(bags)]
+        batch = max((shape[0] for shape in shapes if shape), default=1)
+        run = self.choice.engine(batch).bind(inputs, out)
+        return _Bound(tuple(x.view(-1, x.shape[-1]) for x in rows), tuple(inputs[len(bags) :]), out, tuple(found), run)
+
+
+def _count(shape: Sequence[int]) -> int:
+    return list(accumulate(shape, lambda a, b: a * b, initial=1))[-1]
+
+
+class _Fits:
+    """Which shapes a program takes, and what the model gives for them.
+
+    Attributes:
+        dtypes: Of the program's inputs.
+    """
+
+    def __init__(self, cut: Cut) -> None:
+        self._cut = cut
+        values = _inputs(cut.network)
+        self.dtypes = [value.dtype for value in values]
+        self._shapes: list[Shape] = [sizes(value) for value in values]
+        self._ranges = {str(symbol): found for symbol, found in cut.network.range_constraints.items()}
+
+    def results(self, shapes: Sequence[tuple[int, ...]]) -> list[tuple[int, ...]] | None:
+        """Shapes of what the model gives for inputs of these; None where the program does not take them."""
+        program, model = _solved(self._shapes, shapes), _solved(self._cut.inputs, shapes)
+        if program is None or model is None:
+            return None
+        for name, n in program.items():
+            found = self._ranges.get(name)
+            if found is not None and not found.lower <= n <= found.upper:
+                return None
+        return [tuple(_value(n, model) for n in shape) for shape in self._cut.results]
+
+
+def _inputs(program: ExportedProgram) -> list[Tensor]:
+    names = program.graph_signature.user_inputs
+    return [node.meta["val"] for node in program.graph.nodes if node.op == "placeholder" and node.name in names]
+
+
+def _solved(shapes: Sequence[Shape], actual: Sequence[tuple[int, ...]]) -> dict[str, int] | None:
+    """What each symbol stands for; None where there is a contradiction."""
+    found: dict[str, int] = {}
+    for shape, sizes in zip(shapes, actual, strict=True):
+        for n, size in zip(shape, sizes, strict=True):
+            if (n if isinstance(n, int) else found.setdefault(str(n), size)) != size:
+                return None
+    return found
+
+
+def _value(n: Any, symbols: Mapping[str, int]) -> int:
+    """A size, from what its symbols stand for."""
+    if isinstance(n, int):
+        return n
+    expression = n.node.expr
+    return int(expression.subs({symbol: symbols[str(symbol)] for symbol in expression.free_symbols}))

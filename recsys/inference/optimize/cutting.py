@@ -1,0 +1,225 @@
+"""Cut a traced model in two: what computes ids, and the network behind the look-ups, with buffers as its inputs."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.export import Dim, ExportedProgram
+from torch.fx import Graph, GraphModule, Node
+
+from recsys.inference.network import tidied
+from recsys.inference.optimize.graphs import Span, above, extract, merge
+from recsys.inference.optimize.layout import Layout
+from recsys.inference.optimize.tracing import Call, Trace, UntraceableError, said
+
+__all__ = ["Cut", "Place", "Shape", "cut", "sizes"]
+
+Shape = tuple[Any, ...]
+"""Sizes that are known, and symbols for those that may vary."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a call's rows go: columns from `column` on, of the buffer at index `buffer`."""
+
+    buffer: int
+    column: int
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A model in two parts.
+
+    Attributes:
+        ids: From the inputs' tensors to the tensors that are not among them; None where all are.
+        asked: For each call, where its tensors are: an index of the inputs' tensors and, behind these, of what `ids`
+            gives.
+        columns: For each call whose ids are a column of one of the inputs' tensors, that tensor's index and the column.
+        places: For each call, where its rows go.
+        widths: Columns of each buffer.
+        leaves: Indices of the inputs' tensors that the network reads beside the buffers.
+        network: From buffers [*bags, columns] and these tensors to one float32 tensor.
+        inputs: Shapes of buffers and tensors.
+        results: Shapes of what the model gives. Several results are flattened and joined by the network.
+        layout: Of what the model gives.
+    """
+
+    ids: GraphModule | None
+    asked: tuple[tuple[int, ...], ...]
+    columns: tuple[tuple[int, int] | None, ...]
+    places: tuple[Place, ...]
+    widths: tuple[int, ...]
+    leaves: tuple[int, ...]
+    network: ExportedProgram
+    inputs: tuple[Shape, ...]
+    results: tuple[Shape, ...]
+    layout: Layout
+
+
+def cut(found: Trace, calls: Sequence[Call], leaves: Sequence[Tensor]) -> Cut:
+    """Cut a trace.
+
+    Args:
+        found: What was traced.
+        calls: The calls of its look-ups.
+        leaves: The tensors of the sample's inputs.
+
+    Raises:
+        UntraceableError: When ids depend on rows, or what it gives is not float32.
+    """
+    asked = [node for nodes in found.asked for node in nodes]
+    if above(asked) & set(found.outs):
+        raise UntraceableError("some of its ids depend on what was looked up before")
+    odd = next((node for node in found.results if node.meta["val"].dtype is not torch.float32), None)
+    if odd is not None or not found.results:
+        raise UntraceableError(f"it gives {'no tensor' if odd is None else odd.meta['val'].dtype}, and not float32 alone")
+    ids, where = _ids(found, asked)
+    places, widths, bags = _places(found, calls)
+    kept = [k for k, leaf in enumerate(found.leaves) if leaf in above(found.results)]
+    begun = _Beginning(found, calls, places, widths, bags)
+    module = begun.network([found.leaves[k] for k in kept])
+    shapes = [*((*bag, width) for bag, width in zip(bags, widths, strict=True)), *(_shape(found.leaves[k]) for k in kept)]
+    samples = [*(torch.zeros(_hints((*bag, width))) for bag, width in zip(bags, widths, strict=True)), *(leaves[k] for k in kept)]
+    return Cut(
+        ids,
+        tuple(tuple(where[node] for node in nodes) for nodes in found.asked),
+        tuple(_column(nodes[0], found) for nodes in found.asked),
+        tuple(places),
+        tuple(widths),
+        tuple(kept),
+        _program(module, samples, shapes),
+        tuple(shapes),
+        tuple(map(_shape, found.results)),
+        found.layout,
+    )
+
+
+def _shape(node: Node) -> Shape:
+    return sizes(node.meta["val"])
+
+
+def sizes(value: Tensor) -> Shape:
+    """Its shape; a symbol that can be one number only is that number."""
+    return tuple(int(n) if isinstance(n, int) or n.node.expr.is_number else n for n in value.shape)
+
+
+def _hints(shape: Shape) -> list[int]:
+    """What the sample had."""
+    return [n if isinstance(n, int) else int(n.node.hint) for n in shape]
+
+
+def _ids(found: Trace, asked: Sequence[Node]) -> tuple[GraphModule | None, dict[Node, int]]:
+    """What computes the tensors that are not inputs, and where each of them is found."""
+    where = {leaf: k for k, leaf in enumerate(found.leaves)}
+    computed = [node for node in dict.fromkeys(asked) if node not in where]
+    where |= {node: len(found.leaves) + k for k, node in enumerate(computed)}
+    if not computed:
+        return None, where
+    return extract(found.graph, found.leaves, computed, lambda graph: {}), where
+
+
+def _column(node: Node, found: Trace) -> tuple[int, int] | None:
+    """Which column [B] or [B, 1] of which input a node is."""
+    aten, at = torch.ops.aten, None
+    while node.op == "call_function":
+        words = (*node.args, *(0, 0, 2**63 - 1, 1)[len(node.args) - 1 :]) if node.target is aten.slice.Tensor else node.args
+        if node.target is aten.slice.Tensor and words[1:] != (0, 0, 2**63 - 1, 1):
+            single = words[1] == 1 and isinstance(words[2], int) and words[3] == words[2] + 1
+            at = words[2] if single and at is None else -1
+        elif node.target is aten.select.int and words[1] == 1:
+            at = words[2] if at is None else -1
+        elif node.target is not aten.slice.Tensor:
+            return None
+        node = node.args[0]  # type: ignore[assignment]
+    plain = node in found.leaves and node.meta["val"].dim() == 2 and isinstance(at, int) and at >= 0
+    return (found.leaves.index(node), int(at)) if plain and at is not None else None
+
+
+def _places(found: Trace, calls: Sequence[Call]) -> tuple[list[Place], list[int], list[Shape]]:
+    """A buffer for each shape of bags; calls fill columns side by side, in order."""
+    places, widths, bags = [], [], []
+    known: dict[tuple[str, ...], int] = {}
+    for node, call in zip(found.outs, calls, strict=True):
+        shape = _shape(node)[:-1]
+        k = known.setdefault(tuple(map(str, shape)), len(bags))
+        if k == len(bags):
+            bags.append(shape)
+            widths.append(0)
+        places.append(Place(k, widths[k]))
+        widths[k] += call.width
+    return places, widths, bags
+
+
+@dataclass(frozen=True)
+class _Beginning:
+    """Buffers in the place of what calls give."""
+
+    found: Trace
+    calls: Sequence[Call]
+    places: Sequence[Place]
+    widths: Sequence[int]
+    bags: Sequence[Shape]
+
+    def network(self, leaves: Sequence[Node]) -> GraphModule:
+        """From buffers and inputs to what the model gives."""
+        module = extract(self.found.graph, leaves, self.found.results, self._begin)
+        buffers = [node for node in module.graph.nodes if node.op == "placeholder"][: len(self.widths)]
+        spans = {node: Span(node, 0, node.meta["val"].shape[-1], node.meta["val"].dim()) for node in buffers}
+        merge(module.graph, spans)
+        _join(module.graph)
+        module.recompile()
+        return module
+
+    def _begin(self, graph: Graph) -> Mapping[Node, Node]:
+        buffers = []
+        for k, (bag, width) in enumerate(zip(self.bags, self.widths, strict=True)):
+            node = graph.placeholder(f"rows_{k}")
+            node.meta["val"] = torch.empty(_hints((*bag, width)), device="meta")
+            buffers.append(node)
+        return {node: self._columns(graph, buffers, k) for k, node in enumerate(self.found.outs)}
+
+    def _columns(self, graph: Graph, buffers: Sequence[Node], k: int) -> Node:
+        place, width = self.places[k], self.calls[k].width
+        buffer = buffers[place.buffer]
+        if width == self.widths[place.buffer]:
+            return buffer
+        words = (buffer, len(self.bags[place.buffer]), place.column, place.column + width)
+        return graph.call_function(torch.ops.aten.slice.Tensor, words)
+
+
+def _join(graph: Graph) -> None:
+    """One result, and not a tuple: engines give one tensor."""
+    output = graph.output_node()
+    (results,) = output.args
+    assert isinstance(results, tuple)
+    if len(results) == 1:
+        output.args = results
+        return
+    aten = torch.ops.aten
+    with graph.inserting_before(output):
+        flat = [graph.call_function(aten.reshape.default, (one, [-1])) for one in results]
+        output.args = (graph.call_function(aten.cat.default, (flat,)),)
+
+
+def _program(module: GraphModule, samples: Sequence[Tensor], shapes: Sequence[Shape]) -> ExportedProgram:
+    """Exported again, for batches from one row on; where one row is a case of its own, from two on."""
+    symbols = {str(n): n for shape in shapes for n in shape if not isinstance(n, int)}
+    if not all(n.node.expr.is_symbol for n in symbols.values()):
+        raise UntraceableError("a length of its inputs is given by others")
+    names = {name: Dim(f"n{k}", min=1) for k, name in enumerate(symbols)}
+    tries: list[Mapping[str, Any]] = [names, dict.fromkeys(names, Dim.AUTO)]
+    for k, dims in enumerate(tries):
+        dynamic = [{i: dims[str(n)] for i, n in enumerate(shape) if not isinstance(n, int)} for shape in shapes]
+        try:
+            with torch.no_grad(), warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                return tidied(torch.export.export(module, tuple(samples), dynamic_shapes=tuple(dynamic), strict=False))
+        except Exception as error:  # torch raises all kinds
+            if k:
+                raise UntraceableError(f"torch.export refuses its network: {said(error)}") from None
+    raise AssertionError
