@@ -17,10 +17,23 @@ from recsys.inference.optimize.graphs import Span, above, extract, merge
 from recsys.inference.optimize.layout import Layout
 from recsys.inference.optimize.tracing import Call, Trace, UntraceableError, said
 
-__all__ = ["Cut", "Place", "Shape", "cut", "sizes"]
+__all__ = ["Column", "Cut", "Place", "Shape", "Where", "cut", "sizes"]
 
 Shape = tuple[Any, ...]
 """Sizes that are known, and symbols for those that may vary."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of the input tensor at index `leaf`: [B], or [B, 1] if `flat` is False."""
+
+    leaf: int
+    at: int
+    flat: bool
+
+
+Where = int | Column
+"""Index of a tensor, or a column of one."""
 
 
 @dataclass(frozen=True)
@@ -36,10 +49,8 @@ class Cut:
     """A model in two parts.
 
     Attributes:
-        ids: From the inputs' tensors to the tensors that are not among them; None where all are.
-        asked: For each call, where its tensors are: an index of the inputs' tensors and, behind these, of what `ids`
-            gives.
-        columns: For each call whose ids are a column of one of the inputs' tensors, that tensor's index and the column.
+        ids: From the inputs' tensors to the tensors that are neither among them nor columns of them; None where all are.
+        asked: For each call, where its tensors are. Behind the inputs' tensors count those that `ids` gives.
         places: For each call, where its rows go.
         widths: Columns of each buffer.
         leaves: Indices of the inputs' tensors that the network reads beside the buffers.
@@ -50,8 +61,7 @@ class Cut:
     """
 
     ids: GraphModule | None
-    asked: tuple[tuple[int, ...], ...]
-    columns: tuple[tuple[int, int] | None, ...]
+    asked: tuple[tuple[Where, ...], ...]
     places: tuple[Place, ...]
     widths: tuple[int, ...]
     leaves: tuple[int, ...]
@@ -88,7 +98,6 @@ def cut(found: Trace, calls: Sequence[Call], leaves: Sequence[Tensor]) -> Cut:
     return Cut(
         ids,
         tuple(tuple(where[node] for node in nodes) for nodes in found.asked),
-        tuple(_column(nodes[0], found) for nodes in found.asked),
         tuple(places),
         tuple(widths),
         tuple(kept),
@@ -113,9 +122,10 @@ def _hints(shape: Shape) -> list[int]:
     return [n if isinstance(n, int) else int(n.node.hint) for n in shape]
 
 
-def _ids(found: Trace, asked: Sequence[Node]) -> tuple[GraphModule | None, dict[Node, int]]:
+def _ids(found: Trace, asked: Sequence[Node]) -> tuple[GraphModule | None, dict[Node, Where]]:
     """What computes the tensors that are not inputs, and where each of them is found."""
-    where = {leaf: k for k, leaf in enumerate(found.leaves)}
+    where: dict[Node, Where] = {leaf: k for k, leaf in enumerate(found.leaves)}
+    where |= {node: column for node in asked if (column := _column(node, found)) is not None}
     computed = [node for node in dict.fromkeys(asked) if node not in where]
     where |= {node: len(found.leaves) + k for k, node in enumerate(computed)}
     if not computed:
@@ -123,21 +133,31 @@ def _ids(found: Trace, asked: Sequence[Node]) -> tuple[GraphModule | None, dict[
     return extract(found.graph, found.leaves, computed, lambda graph: {}), where
 
 
-def _column(node: Node, found: Trace) -> tuple[int, int] | None:
-    """Which column [B] or [B, 1] of which input a node is."""
-    aten, at = torch.ops.aten, None
-    while node.op == "call_function":
-        words = (*node.args, *(0, 0, 2**63 - 1, 1)[len(node.args) - 1 :]) if node.target is aten.slice.Tensor else node.args
-        if node.target is aten.slice.Tensor and words[1:] != (0, 0, 2**63 - 1, 1):
-            single = words[1] == 1 and isinstance(words[2], int) and words[3] == words[2] + 1
-            at = words[2] if single and at is None else -1
-        elif node.target is aten.select.int and words[1] == 1:
-            at = words[2] if at is None else -1
-        elif node.target is not aten.slice.Tensor:
+def _column(node: Node, found: Trace) -> Column | None:
+    """Which column of which input a node is, if it is one."""
+    rank, at = node.meta["val"].dim(), None
+    while node not in found.leaves:
+        step = _step(node)
+        if step is None or (at is not None and step[1] is not None):
             return None
-        node = node.args[0]  # type: ignore[assignment]
-    plain = node in found.leaves and node.meta["val"].dim() == 2 and isinstance(at, int) and at >= 0
-    return (found.leaves.index(node), int(at)) if plain and at is not None else None
+        node, at = step[0], at if step[1] is None else step[1]
+    if at is None or at < 0 or node.meta["val"].dim() != 2 or rank > 2:
+        return None
+    return Column(found.leaves.index(node), at, rank == 1)
+
+
+def _step(node: Node) -> tuple[Node, int | None] | None:
+    """What a node takes one column of (None: all of it), and which; None where it does something else."""
+    aten, last = torch.ops.aten, 2**63 - 1
+    if node.target is aten.select.int and node.args[1] == 1:
+        return node.args[0], node.args[2]  # type: ignore[return-value]
+    if node.target is not aten.slice.Tensor:
+        return None
+    source, dim, start, stop, step = (*node.args, *(0, 0, last, 1)[len(node.args) - 1 :])
+    if (dim, start, stop, step) == (0, 0, last, 1):
+        return source, None  # type: ignore[return-value]
+    single = dim == 1 and step == 1 and isinstance(start, int) and stop == start + 1
+    return (source, start) if single else None  # type: ignore[return-value]
 
 
 def _places(found: Trace, calls: Sequence[Call]) -> tuple[list[Place], list[int], list[Shape]]:

@@ -12,7 +12,7 @@ from recsys.data.batch import JaggedIds
 from recsys.dataflow.executor import Kernels, kernels
 from recsys.dataflow.kernels.reference import Slot
 from recsys.errors import DataError
-from recsys.inference.optimize.cutting import Cut
+from recsys.inference.optimize.cutting import Column, Cut, Where
 from recsys.inference.optimize.planning import planned
 from recsys.inference.optimize.sites import Ask
 from recsys.inference.optimize.tracing import Call
@@ -77,13 +77,13 @@ def _group(cut: Cut, calls: Sequence[Call], members: Sequence[int], tensors: Seq
 
 def _gather(cut: Cut, calls: Sequence[Call], members: Sequence[int]) -> Gather:
     first = calls[members[0]].ask
+    where = [cut.asked[k] for k in members]
     if first.form == "keyed":
-        return _keyed(first, cut.asked[members[0]])
-    columns = [cut.columns[k] for k in members]
-    start = columns[0]
-    if first.form == "ones" and start is not None and columns == [(start[0], start[1] + k) for k in range(len(members))]:
-        return _columns(start[0], start[1], len(members))
-    return _parts([calls[k] for k in members], [cut.asked[k] for k in members])
+        return _keyed(first, [at for at in where[0] if isinstance(at, int)])
+    columns = [at[0] for at in where if isinstance(at[0], Column)] if first.form == "ones" else []
+    if len(columns) == len(where) and len({(one.leaf, one.flat) for one in columns}) == 1:
+        return _columns(columns, (1,) * (len(first.bags) - 1))
+    return _parts([calls[k] for k in members], where)
 
 
 def _keyed(ask: Ask, where: Sequence[int]) -> Gather:
@@ -97,25 +97,34 @@ def _keyed(ask: Ask, where: Sequence[int]) -> Gather:
     return gather
 
 
-def _columns(leaf: int, first: int, count: int) -> Gather:
-    """Columns that lie side by side in one tensor of ids."""
-    features, last = tuple(map(str, range(count))), first + count
+def _columns(columns: Sequence[Column], shape: tuple[int, ...]) -> Gather:
+    """Columns of one tensor of ids; bags are [B, *shape]."""
+    features, places = tuple(map(str, range(len(columns)))), [column.at for column in columns]
+    leaf, first, last = columns[0].leaf, places[0], places[-1] + 1
+    index = None if places == list(range(first, last)) else torch.tensor(places)
 
     def gather(tensors: Sequence[Tensor]) -> Ids:
-        ids = tensors[leaf]
-        return JaggedIds(features, ids.t()[first:last].reshape(-1)), (ids.shape[0],)
+        ids = tensors[leaf].t()
+        picked = ids[first:last] if index is None else ids[index]
+        return JaggedIds(features, picked.reshape(-1)), (ids.shape[1], *shape)
 
     return gather
 
 
-def _parts(calls: Sequence[Call], where: Sequence[Sequence[int]]) -> Gather:
+def _read(tensors: Sequence[Tensor], at: Where) -> Tensor:
+    if isinstance(at, int):
+        return tensors[at]
+    return tensors[at.leaf][:, at.at] if at.flat else tensors[at.leaf][:, at.at : at.at + 1]
+
+
+def _parts(calls: Sequence[Call], where: Sequence[Sequence[Where]]) -> Gather:
     """Tensors of each call, put one behind the other."""
     features = tuple(map(str, range(len(calls))))
 
     def gather(tensors: Sequence[Tensor]) -> Ids:
         parts, bags = [], None
         for call, places in zip(calls, where, strict=True):
-            own = tuple(tensors[k] for k in places)
+            own = tuple(_read(tensors, at) for at in places)
             ask = replace(call.ask, tensors=own, bags=call.site.bags(call.ask.form, own))
             part = call.site.part(ask)
             if part is None or bags not in (None, ask.bags):
