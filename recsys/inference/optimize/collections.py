@@ -97,7 +97,9 @@ def _source(rows: Tensor, scales: Tensor | None, bits: int, dim: int) -> Source:
     return Source(torch.cat([q, header], dim=1), "int8")
 
 
-def _site(name: str, module: Any, switch: Switch, configs: list[Any], sources: tuple[Source, ...]) -> CollectionSite | str:
+def _site(
+    name: str, module: Any, switch: Switch, configs: list[Any], sources: tuple[Source, ...]
+) -> CollectionSite | str:
     poolings: dict[str, Pooling] = {"SUM": "sum", "MEAN": "mean"}
     odd = next((config.pooling.name for config in configs if config.pooling.name not in poolings), None)
     if odd is not None:

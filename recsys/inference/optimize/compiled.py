@@ -15,7 +15,7 @@ from torch.export import ExportedProgram
 from recsys.errors import DataError
 from recsys.inference.backends import Run
 from recsys.inference.choice import Choice
-from recsys.inference.optimize.cutting import Cut, Shape, sizes
+from recsys.inference.optimize.cutting import Cut, Shape, at, sizes
 from recsys.inference.optimize.groups import Group
 from recsys.inference.optimize.layout import Layout
 
@@ -142,11 +142,13 @@ class _Fits:
         program, model = _solved(self._shapes, shapes), _solved(self._cut.inputs, shapes)
         if program is None or model is None:
             return None
-        for name, n in program.items():
-            found = self._ranges.get(name)
-            if found is not None and not found.lower <= n <= found.upper:
-                return None
-        return [tuple(_value(n, model) for n in shape) for shape in self._cut.results]
+        if any(n < self._cut.least or not self._covers(name, n) for name, n in program.items()):
+            return None
+        return [tuple(at(n, model) for n in shape) for shape in self._cut.results]
+
+    def _covers(self, name: str, n: int) -> bool:
+        found = self._ranges.get(name)
+        return found is None or bool(found.lower <= n <= found.upper)
 
 
 def _inputs(program: ExportedProgram) -> list[Tensor]:
@@ -157,16 +159,8 @@ def _inputs(program: ExportedProgram) -> list[Tensor]:
 def _solved(shapes: Sequence[Shape], actual: Sequence[tuple[int, ...]]) -> dict[str, int] | None:
     """What each symbol stands for; None where there is a contradiction."""
     found: dict[str, int] = {}
-    for shape, sizes in zip(shapes, actual, strict=True):
-        for n, size in zip(shape, sizes, strict=True):
+    for shape, here in zip(shapes, actual, strict=True):
+        for n, size in zip(shape, here, strict=True):
             if (n if isinstance(n, int) else found.setdefault(str(n), size)) != size:
                 return None
     return found
-
-
-def _value(n: Any, symbols: Mapping[str, int]) -> int:
-    """A size, from what its symbols stand for."""
-    if isinstance(n, int):
-        return n
-    expression = n.node.expr
-    return int(expression.subs({symbol: symbols[str(symbol)] for symbol in expression.free_symbols}))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,15 +11,16 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.export import Dim, ExportedProgram
-from torch.fx import Graph, GraphModule, Node
+from torch.fx import Graph, GraphModule, Interpreter, Node
 
-from recsys.inference.network import tidied
-from recsys.inference.optimize.graphs import Span, above, extract, merge
+from recsys.inference.network import example, tidied
+from recsys.inference.optimize.graphs import Span, above, arguments, extract, merge, sliced
 from recsys.inference.optimize.layout import Layout
 from recsys.inference.optimize.tracing import Call, Trace, UntraceableError, said
 
-__all__ = ["Column", "Cut", "Place", "Shape", "Where", "cut", "sizes"]
+__all__ = ["Column", "Cut", "Place", "Shape", "Where", "at", "cut", "sizes"]
 
+_END = 2**63 - 1
 Shape = tuple[Any, ...]
 """Sizes that are known, and symbols for those that may vary."""
 
@@ -49,7 +51,7 @@ class Cut:
     """A model in two parts.
 
     Attributes:
-        ids: From the inputs' tensors to the tensors that are neither among them nor columns of them; None where all are.
+        ids: From the inputs' tensors to those that are neither among them nor columns of them; None if all are.
         asked: For each call, where its tensors are. Behind the inputs' tensors count those that `ids` gives.
         places: For each call, where its rows go.
         widths: Columns of each buffer.
@@ -58,6 +60,7 @@ class Cut:
         inputs: Shapes of buffers and tensors.
         results: Shapes of what the model gives. Several results are flattened and joined by the network.
         layout: Of what the model gives.
+        least: The least length that may vary: 2 where the graph does something else for 1.
     """
 
     ids: GraphModule | None
@@ -69,6 +72,7 @@ class Cut:
     inputs: tuple[Shape, ...]
     results: tuple[Shape, ...]
     layout: Layout
+    least: int
 
 
 def cut(found: Trace, calls: Sequence[Call], leaves: Sequence[Tensor]) -> Cut:
@@ -87,24 +91,34 @@ def cut(found: Trace, calls: Sequence[Call], leaves: Sequence[Tensor]) -> Cut:
         raise UntraceableError("some of its ids depend on what was looked up before")
     odd = next((node for node in found.results if node.meta["val"].dtype is not torch.float32), None)
     if odd is not None or not found.results:
-        raise UntraceableError(f"it gives {'no tensor' if odd is None else odd.meta['val'].dtype}, and not float32 alone")
+        raise UntraceableError(
+            f"it gives {'no tensor' if odd is None else odd.meta['val'].dtype}, and not float32 alone"
+        )
     ids, where = _ids(found, asked)
     places, widths, bags = _places(found, calls)
     kept = [k for k, leaf in enumerate(found.leaves) if leaf in above(found.results)]
     begun = _Beginning(found, calls, places, widths, bags)
     module = begun.network([found.leaves[k] for k in kept])
-    shapes = [*((*bag, width) for bag, width in zip(bags, widths, strict=True)), *(_shape(found.leaves[k]) for k in kept)]
-    samples = [*(torch.zeros(_hints((*bag, width))) for bag, width in zip(bags, widths, strict=True)), *(leaves[k] for k in kept)]
+    shapes = [
+        *((*bag, width) for bag, width in zip(bags, widths, strict=True)),
+        *(_shape(found.leaves[k]) for k in kept),
+    ]
+    samples = [
+        *(torch.zeros(_hints((*bag, width))) for bag, width in zip(bags, widths, strict=True)),
+        *(leaves[k] for k in kept),
+    ]
+    program = _program(module, samples, shapes)
     return Cut(
         ids,
         tuple(tuple(where[node] for node in nodes) for nodes in found.asked),
         tuple(places),
         tuple(widths),
         tuple(kept),
-        _program(module, samples, shapes),
+        program,
         tuple(shapes),
         tuple(map(_shape, found.results)),
         found.layout,
+        _least(program),
     )
 
 
@@ -115,6 +129,14 @@ def _shape(node: Node) -> Shape:
 def sizes(value: Tensor) -> Shape:
     """Its shape; a symbol that can be one number only is that number."""
     return tuple(int(n) if isinstance(n, int) or n.node.expr.is_number else n for n in value.shape)
+
+
+def at(size: Any, symbols: Mapping[str, int], others: int | None = None) -> int:
+    """A size, from what its symbols stand for; `others`: what those stand for that are not among them."""
+    if isinstance(size, int):
+        return size
+    found = size.node.expr
+    return int(found.subs({symbol: symbols.get(str(symbol), others) for symbol in found.free_symbols}))
 
 
 def _hints(shape: Shape) -> list[int]:
@@ -136,6 +158,8 @@ def _ids(found: Trace, asked: Sequence[Node]) -> tuple[GraphModule | None, dict[
 def _column(node: Node, found: Trace) -> Column | None:
     """Which column of which input a node is, if it is one."""
     rank, at = node.meta["val"].dim(), None
+    if node.target is torch.ops.aten.unsqueeze.default and arguments(node)[1] in (1, -1):
+        node = arguments(node)[0]
     while node not in found.leaves:
         step = _step(node)
         if step is None or (at is not None and step[1] is not None):
@@ -148,21 +172,26 @@ def _column(node: Node, found: Trace) -> Column | None:
 
 def _step(node: Node) -> tuple[Node, int | None] | None:
     """What a node takes one column of (None: all of it), and which; None where it does something else."""
-    aten, last = torch.ops.aten, 2**63 - 1
-    if node.target is aten.select.int and node.args[1] == 1:
-        return node.args[0], node.args[2]  # type: ignore[return-value]
-    if node.target is not aten.slice.Tensor:
-        return None
-    source, dim, start, stop, step = (*node.args, *(0, 0, last, 1)[len(node.args) - 1 :])
-    if (dim, start, stop, step) == (0, 0, last, 1):
-        return source, None  # type: ignore[return-value]
-    single = dim == 1 and step == 1 and isinstance(start, int) and stop == start + 1
-    return (source, start) if single else None  # type: ignore[return-value]
+    aten = torch.ops.aten
+    if node.target is operator.getitem:
+        pieces, k = arguments(node)
+        source, *how = arguments(pieces)
+        alone = [pieces.target, *how] in ([aten.unbind.int, 1], [aten.split.Tensor, 1, 1])
+        return (source, k) if alone else None
+    if node.target is aten.select.int:
+        source, dim, at = arguments(node)
+        return (source, at) if dim == 1 and isinstance(at, int) else None
+    words = sliced(node) or ()
+    if words[1:] == (0, 0, _END):
+        return words[0], None
+    return (words[0], words[2]) if words and words[1] == 1 and words[3] == words[2] + 1 else None
 
 
 def _places(found: Trace, calls: Sequence[Call]) -> tuple[list[Place], list[int], list[Shape]]:
     """A buffer for each shape of bags; calls fill columns side by side, in order."""
-    places, widths, bags = [], [], []
+    places: list[Place] = []
+    widths: list[int] = []
+    bags: list[Shape] = []
     known: dict[tuple[str, ...], int] = {}
     for node, call in zip(found.outs, calls, strict=True):
         shape = _shape(node)[:-1]
@@ -243,3 +272,27 @@ def _program(module: GraphModule, samples: Sequence[Tensor], shapes: Sequence[Sh
             if k:
                 raise UntraceableError(f"torch.export refuses its network: {said(error)}") from None
     raise AssertionError
+
+
+class _Ones(Interpreter):
+    """Runs a graph with every length that may vary at 1, and compares shapes with what compilers take them for."""
+
+    def run_node(self, n: Node) -> Any:
+        """What the node gives."""
+        found = super().run_node(n)
+        value = n.meta.get("val")
+        if isinstance(found, Tensor) and isinstance(value, Tensor):
+            expected = [at(size, {}, 1) for size in value.shape]
+            if list(found.shape) != expected:
+                raise ValueError(f"{n} is {list(found.shape)} and not {expected}")
+        return found
+
+
+def _least(program: ExportedProgram) -> int:
+    """1, or 2 where a length of 1 is a case of its own, as it is for `squeeze`: tracing takes it to be more."""
+    try:
+        with torch.no_grad():
+            _Ones(program.module(check_guards=False)).run(*example(program, 1))
+    except (ValueError, RuntimeError, IndexError):
+        return 2
+    return 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import threading
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import torch
 from pydantic import Field
@@ -126,7 +126,9 @@ def optimize(
     for site in sites:
         site.module.forward = site.forward
     try:
-        return _Work(module, sites, switch, config or OptimizeConfig()).run(*_positional(names, args, kwargs), names, left)
+        return _Work(module, sites, switch, config or OptimizeConfig()).run(
+            *_positional(names, args, kwargs), names, left
+        )
     except BaseException:
         _remove(sites)
         raise
@@ -215,7 +217,7 @@ class _Work:
         backend, precision, most = self.config.backend, self.config.precision, SIZES[-1]
         if backend == "auto":
             return choose(program, precision, most)
-        return Choice({most: (cast(Backend, backend), load(backend, precision, program))}, {}, {})
+        return Choice({most: (backend, load(backend, precision, program))}, {}, {})
 
     def _compare(self, compiled: Compiled, args: tuple[Any, ...], kwargs: Mapping[str, Any], expected: Any) -> None:
         """Make sure that the sample's scores are as they were."""
@@ -244,4 +246,6 @@ def _chosen(choice: Choice) -> tuple[dict[int, Backend], Any, Any]:
 def _check_rows(leaves: Sequence[Tensor], calls: Sequence[Call]) -> None:
     rows = [call.ask.bags[0] for call in calls if call.ask.bags] or [one.shape[0] for one in leaves if one.dim()]
     if rows and max(rows) < 2:
-        raise DataError(f"the sample has {max(rows)} rows: give 2 or more, so that it shows what varies with their number")
+        raise DataError(
+            f"the sample has {max(rows)} rows: give 2 or more, so that it shows what varies with their number"
+        )

@@ -102,7 +102,13 @@ def placed(sites: Sequence[Site]) -> list[Placed]:
         count = sum(len(rows.data) for rows in site.rows)
         found.append(
             Placed(
-                site.name, type(site.module).__name__, len(site.rows), count, tuple(dims), tuple(dtypes), sum(fresh.values())
+                site.name,
+                type(site.module).__name__,
+                len(site.rows),
+                count,
+                tuple(dims),
+                tuple(dtypes),
+                sum(fresh.values()),
             )
         )
     return found

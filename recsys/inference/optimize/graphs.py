@@ -10,10 +10,11 @@ from typing import Any
 import torch
 from torch.fx import Graph, GraphModule, Node
 
-__all__ = ["Span", "above", "extract", "merge", "span_of"]
+__all__ = ["Span", "above", "arguments", "extract", "merge", "sliced"]
 
 _ATEN = torch.ops.aten
 _END = 2**63 - 1
+_SPLITS: tuple[Any, ...] = (_ATEN.split_with_sizes.default, _ATEN.split.Tensor)
 
 
 def above(nodes: Iterable[Node], until: Iterable[Node] = ()) -> set[Node]:
@@ -27,7 +28,9 @@ def above(nodes: Iterable[Node], until: Iterable[Node] = ()) -> set[Node]:
     return found
 
 
-def extract(source: GraphModule, inputs: Sequence[Node], outputs: Sequence[Node], begin: Callable[[Graph], Mapping[Node, Node]]) -> GraphModule:
+def extract(
+    source: GraphModule, inputs: Sequence[Node], outputs: Sequence[Node], begin: Callable[[Graph], Mapping[Node, Node]]
+) -> GraphModule:
     """The part of a graph that computes `outputs`, a tuple.
 
     Args:
@@ -68,17 +71,30 @@ class Span:
         return Span(self.base, self.start + first, self.start + max(first, last), self.rank)
 
 
+def arguments(node: Node, *defaults: Any) -> tuple[Any, ...]:
+    """A node's arguments; the last of `defaults` stand for those at the end that it leaves out."""
+    given: tuple[Any, ...] = node.args
+    return (*given, *defaults[len(given) - 1 :])
+
+
+def sliced(node: Node) -> tuple[Any, ...] | None:
+    """Source, dimension, start and stop of a slice without steps; None for what is none."""
+    if node.target is not _ATEN.slice.Tensor:
+        return None
+    source, dim, start, stop, step = arguments(node, 0, 0, _END, 1)
+    found = source, dim, start or 0, _END if stop is None else stop
+    return found if step == 1 and all(isinstance(n, int) for n in found[1:]) else None
+
+
 def span_of(node: Node, known: Mapping[Node, Span]) -> Span | None:
     """The columns that a node reads, if it is a slice or a piece of a split of what has known columns."""
-    source = known.get(node.args[0]) if node.args and isinstance(node.args[0], Node) else None  # type: ignore[call-overload]
     if node.target is operator.getitem:
         return _piece(node, known)
-    if node.target is not _ATEN.slice.Tensor or source is None:
+    words = sliced(node)
+    source = known.get(words[0]) if words else None
+    if words is None or source is None:
         return None
-    dim, start, stop, step = (*node.args[1:], *(0, 0, _END, 1)[len(node.args) - 1 :])
-    if step != 1 or not all(isinstance(n, int) for n in (dim, start or 0, _END if stop is None else stop)):
-        return None
-    start, stop = start or 0, _END if stop is None else stop
+    _, dim, start, stop = words
     if dim % source.rank == source.rank - 1:
         return source.part(start, stop)
     return source if (start, stop) == (0, _END) else None
@@ -86,17 +102,17 @@ def span_of(node: Node, known: Mapping[Node, Span]) -> Span | None:
 
 def _piece(node: Node, known: Mapping[Node, Span]) -> Span | None:
     """Of a split along the columns."""
-    split, k = node.args
-    source = known.get(split.args[0]) if isinstance(split, Node) and split.args else None  # type: ignore[arg-type]
-    if source is None or split.target not in (_ATEN.split_with_sizes.default, _ATEN.split.Tensor):  # type: ignore[union-attr]
+    split, k = arguments(node)
+    if not isinstance(split, Node) or split.target not in _SPLITS:
         return None
-    _, sizes, dim = (*split.args, 0)[:3]  # type: ignore[union-attr]
-    if dim % source.rank != source.rank - 1:  # type: ignore[operator]
+    whole, sizes, dim = arguments(split, None, 0)
+    source = known.get(whole)
+    if source is None or dim % source.rank != source.rank - 1:
         return None
-    if split.target is _ATEN.split.Tensor:  # type: ignore[union-attr]
-        return source.part(k * sizes, (k + 1) * sizes)  # type: ignore[operator]
-    start = sum(sizes[:k])  # type: ignore[index, arg-type, misc]
-    return source.part(start, start + sizes[k])  # type: ignore[index]
+    if isinstance(sizes, int):
+        return source.part(k * sizes, (k + 1) * sizes)
+    start = sum(sizes[:k])
+    return source.part(start, start + sizes[k])
 
 
 def merge(graph: Graph, known: Mapping[Node, Span]) -> None:
@@ -112,7 +128,7 @@ def merge(graph: Graph, known: Mapping[Node, Span]) -> None:
             spans[node] = span
             if node.args[0] in rows:
                 rows[node] = span
-        elif node.target is _ATEN.unsqueeze.default and node.args[0] in spans:
+        elif node.target is _ATEN.unsqueeze.default:
             _unsqueezed(node, spans, rows)
         elif node.target is _ATEN.cat.default:
             _join(graph, node, spans, rows)
@@ -127,14 +143,13 @@ def _is_row(node: Node, span: Span) -> bool:
 
 
 def _unsqueezed(node: Node, spans: Mapping[Node, Span], rows: dict[Node, Span]) -> None:
-    span = spans[node.args[0]]  # type: ignore[index]
-    if span.rank == 2 and node.args[1] in (1, -2):
-        rows[node] = span
+    source, dim = arguments(node)
+    if source in spans and spans[source].rank == 2 and dim in (1, -2):
+        rows[node] = spans[source]
 
 
 def _join(graph: Graph, node: Node, spans: dict[Node, Span], rows: Mapping[Node, Span]) -> None:
-    parts: list[Node] = list(node.args[0])  # type: ignore[arg-type]
-    dim: Any = node.args[1] if len(node.args) > 1 else 0
+    parts, dim = arguments(node, 0)
     ranks = {spans[one].rank for one in parts if one in spans}
     with graph.inserting_before(node):
         if ranks and dim in (-1, max(ranks) - 1):
@@ -143,26 +158,19 @@ def _join(graph: Graph, node: Node, spans: dict[Node, Span], rows: Mapping[Node,
             joined = [_read_rows(graph, run, rows) for run in _runs(parts, rows, equal=True)]
         else:
             return
-    _put(node, joined, dim, spans)
-
-
-def _put(node: Node, joined: list[Node], dim: int, spans: dict[Node, Span]) -> None:
-    """Join these instead; one alone needs no joining."""
-    if len(joined) > 1:
+    if len(joined) == 1:  # alone it needs no joining
+        node.replace_all_uses_with(joined[0])
+    else:
         node.args = (joined, dim)
-        return
-    node.replace_all_uses_with(joined[0])
 
 
 def _stack(graph: Graph, node: Node, spans: Mapping[Node, Span]) -> None:
     """Rows [B, columns] below each other."""
-    parts: list[Node] = list(node.args[0])  # type: ignore[arg-type]
-    dim = node.args[1] if len(node.args) > 1 else 0
-    if dim in (1, -2) and all(one in spans and spans[one].rank == 2 for one in parts):
-        runs = _runs(parts, spans, equal=True)
-        if len(runs) == 1:
-            with graph.inserting_before(node):
-                node.replace_all_uses_with(_read_rows(graph, parts, spans))
+    parts, dim = arguments(node, 0)
+    flat = dim in (1, -2) and len(parts) > 1 and all(one in spans and spans[one].rank == 2 for one in parts)
+    if flat and len(_runs(parts, spans, equal=True)) == 1:
+        with graph.inserting_before(node):
+            node.replace_all_uses_with(_read_rows(graph, parts, spans))
 
 
 def _runs(parts: Sequence[Node], spans: Mapping[Node, Span], equal: bool) -> list[list[Node]]:
@@ -170,7 +178,13 @@ def _runs(parts: Sequence[Node], spans: Mapping[Node, Span], equal: bool) -> lis
     found: list[list[Node]] = []
     for part in parts:
         here, before = spans.get(part), spans.get(found[-1][-1]) if found else None
-        if here and before and here.base is before.base and here.start == before.stop and (not equal or here.width == before.width):
+        if (
+            here
+            and before
+            and here.base is before.base
+            and here.start == before.stop
+            and (not equal or here.width == before.width)
+        ):
             found[-1].append(part)
         else:
             found.append([part])

@@ -88,7 +88,7 @@ def _gather(cut: Cut, calls: Sequence[Call], members: Sequence[int]) -> Gather:
 
 def _keyed(ask: Ask, where: Sequence[int]) -> Gather:
     """A KeyedJaggedTensor's own tensors."""
-    keys, count = ask.keys, len(ask.keys)
+    keys = ask.keys
 
     def gather(tensors: Sequence[Tensor]) -> Ids:
         ids = JaggedIds(keys, *(tensors[k] for k in where))

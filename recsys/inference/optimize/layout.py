@@ -12,7 +12,7 @@ from torch import Tensor
 
 from recsys.errors import DataError
 
-__all__ = ["Jagged", "Layout", "keyed_jagged", "layout"]
+__all__ = ["Layout", "keyed_jagged", "layout"]
 
 _CONSTANTS = (bool, int, float, str, type(None))
 
@@ -49,7 +49,7 @@ class _Leaf:
 
 
 @dataclass(frozen=True)
-class Jagged:
+class _Jagged:
     """A KeyedJaggedTensor: values [nnz], offsets [keys · B + 1], weights [nnz] if it has some.
 
     One with a stride for each key, or whose examples were deduplicated, is laid out otherwise.
@@ -143,10 +143,10 @@ def layout(value: Any, where: str, leaves: list[Tensor]) -> Layout:
     if type(value) is dict and all(isinstance(name, str) for name in value):
         return _Names({name: layout(one, f"{where}[{name!r}]", leaves) for name, one in value.items()})
     if type(value) is keyed_jagged() and not _unusual(value):
-        found = Jagged(len(leaves), value.keys(), value.weights_or_none() is not None)
+        found = _Jagged(len(leaves), value.keys(), value.weights_or_none() is not None)
         found.take(value, leaves)
         return found
     raise DataError(
-        f"{where} is a {type(value).__name__}: expected tensors, KeyedJaggedTensors of one stride, numbers and text, in "
-        "tuples, lists and dicts"
+        f"{where} is a {type(value).__name__}: expected tensors, KeyedJaggedTensors of one stride, numbers and text, "
+        "in tuples, lists and dicts"
     )

@@ -171,9 +171,7 @@ class EmbeddingSite(Site):
 class BagSite(Site):
     """`nn.EmbeddingBag`: sums or means of rows [B, L], or of ids with offsets."""
 
-    def ask(
-        self, input: Tensor, offsets: Tensor | None = None, per_sample_weights: Tensor | None = None
-    ) -> Ask | None:
+    def ask(self, input: Tensor, offsets: Tensor | None = None, per_sample_weights: Tensor | None = None) -> Ask | None:
         """Bags with or without offsets and weights."""
         weights = () if per_sample_weights is None else (per_sample_weights,)
         shaped = all(one.shape == input.shape and self.module.mode == "sum" for one in weights)

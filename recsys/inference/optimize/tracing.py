@@ -18,6 +18,7 @@ from torch.export import Dim
 from torch.fx import GraphModule, Node
 
 from recsys.errors import RecsysError
+from recsys.inference.optimize.graphs import arguments
 from recsys.inference.optimize.layout import Layout, layout
 from recsys.inference.optimize.sites import Ask, Site, Switch, Tape
 
@@ -153,8 +154,8 @@ def trace(model: nn.Module, given: Layout, leaves: Sequence[Tensor], calls: Sequ
     bare = _Bare(model, given, calls, switch)
     program = _exported(bare, (list(leaves), outs), shapes)
     signature = program.graph_signature
-    if signature.buffers_to_mutate or signature.user_inputs_to_mutate:
-        raise UntraceableError("it changes its buffers or its inputs")
+    if signature.buffers_to_mutate or signature.parameters_to_mutate or signature.user_inputs_to_mutate:
+        raise UntraceableError("it changes its weights or its inputs")
     if bare.seen.calls != len(calls) or bare.seen.layout is None:
         raise UntraceableError("it looks up differently from time to time")
     return _taken_apart(program.module(check_guards=False), bare.seen.layout, len(leaves), calls)
@@ -164,13 +165,20 @@ def _exported(bare: _Bare, inputs: Any, shapes: Any) -> Any:
     try:
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return torch.export.export(bare, inputs, dynamic_shapes=shapes, strict=False)
+            program = torch.export.export(bare, inputs, dynamic_shapes=shapes, strict=False)
+            # What changes tensors in place would be lost where the graph is cut: written without, if need be.
+            return program.run_decompositions({}) if any(map(_mutates, program.graph.nodes)) else program
     except UntraceableError:
         raise
     except RecsysError as error:
         raise UntraceableError(str(error)) from None
     except Exception as error:  # torch raises all kinds
         raise UntraceableError(f"torch.export refuses it: {said(error)}") from None
+
+
+def _mutates(node: Node) -> bool:
+    schema = getattr(node.target, "_schema", None)
+    return schema is not None and bool(schema.is_mutable)
 
 
 def said(error: BaseException) -> str:
@@ -181,7 +189,8 @@ def said(error: BaseException) -> str:
 
 def _taken_apart(graph: GraphModule, found: Layout, leaves: int, calls: Sequence[Call]) -> Trace:
     inputs = [node for node in graph.graph.nodes if node.op == "placeholder"]
-    outputs = list(graph.graph.output_node().args[0])
+    (given,) = arguments(graph.graph.output_node())
+    outputs = list(given)
     counts = [len(call.ask.tensors) for call in calls]
     first = len(outputs) - sum(counts)
     asked, at = [], first
