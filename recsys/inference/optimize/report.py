@@ -74,6 +74,13 @@ class Report:
         """Of all rows that were stored."""
         return sum(one.bytes for one in self.placed)
 
+    def backend(self, rows: int) -> Backend | None:
+        """What runs the network for a batch of so many; None where it was not compiled."""
+        if not self.backends:
+            return None
+        most = max(self.backends)  # more rows run as the most that were measured do
+        return self.backends[min(size for size in self.backends if size >= min(rows, most))]
+
     def __str__(self) -> str:
         """A table of the modules, then a line for each other thing."""
         return "\n".join([*self._modules(), *self._lines()])
