@@ -17,11 +17,8 @@ from recsys.errors import ConfigError
 from recsys.inference.optimize import OptimizeConfig
 
 
-def _broken(model: nn.Module) -> Any:
-    def run(*_: object) -> None:
-        raise RuntimeError("no compiler\nhere")
-
-    return run
+def _broken(model: nn.Module, batch: Any) -> Any:
+    raise RuntimeError("no compiler\nhere")
 
 
 @pytest.fixture(autouse=True)
@@ -29,7 +26,7 @@ def small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """What is compiled takes long, so that nothing is."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(optimize, "OptimizeConfig", lambda: OptimizeConfig(backend="eager"))
-    monkeypatch.setattr(optimize, "PEERS", {"eager": lambda model: model, "torch.compile": _broken})
+    monkeypatch.setattr(optimize, "PEERS", {"eager": lambda model, batch: model, "torch.compile": _broken})
     monkeypatch.setattr(optimize, "_SAMPLE", 64)
 
 

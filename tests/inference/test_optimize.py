@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import threading
-import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,12 +11,15 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.export import ExportedProgram
 
 import recsys
 from recsys.dataflow import platform
-from recsys.errors import ConfigError, DataError
-from recsys.inference.optimize import OptimizeConfig, OptimizedModule, optimize
-from recsys.inference.optimize.entry import OptimizeConfig as Config
+from recsys.errors import ConfigError, DataError, MissingExtraError
+from recsys.inference import backends
+from recsys.inference.backends import load
+from recsys.inference.choice import Choice
+from recsys.inference.optimize import OptimizeConfig, OptimizedModule, optimize, work
 
 EAGER = OptimizeConfig(backend="eager")
 ROWS = (1, 2, 5, 64, 0)
@@ -424,16 +426,62 @@ def test_look_ups_are_planned_where_the_machine_was_measured(monkeypatch: pytest
 
 def test_the_public_name() -> None:
     assert recsys.optimize is optimize
-    assert Config().backend == "auto"
+    assert OptimizeConfig().backend == "auto"
 
 
-@pytest.mark.parametrize("backend", ["onnx", "aoti"])
-def test_back_ends(backend: str) -> None:
-    if backend == "onnx":
-        pytest.importorskip("onnxruntime")
-        pytest.importorskip("onnxscript")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        made = checked(Columns("slice"), columns, config=OptimizeConfig.parse({"backend": backend}, "test"))
-    assert dict(made.report.backends) == {512: backend}
-    assert f"up to 512: {backend}" in str(made.report)
+class Wrong:
+    """An engine that gives something else."""
+
+    def bind(self, inputs: Sequence[Tensor], out: Tensor) -> Callable[[], None]:
+        def run() -> None:
+            out.fill_(7.0)
+
+        return run
+
+
+@pytest.mark.parametrize("trouble", ["raises", "errs"])
+def test_back_ends_that_fail_or_err_are_not_used(trouble: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def chosen(program: ExportedProgram, *_: object) -> Choice:
+        if trouble == "raises":
+            raise KeyError("a type that it does not know")
+        return Choice({1: ("onnx", Wrong()), 512: ("eager", load("eager", "fp32", program))}, {1: {"onnx": 3.0}}, {})
+
+    monkeypatch.setattr(work, "choose", chosen)
+    made = checked(Columns("slice"), columns, config=OptimizeConfig())
+    assert dict(made.report.backends) == {512: "eager"}
+    assert ("other scores" if trouble == "errs" else "KeyError") in made.report.unused["onnx"]
+    assert "not used: onnx: " in str(made.report)
+
+
+class Masked(Shapes):
+    """With a mask that is given, and ids of both kinds."""
+
+    def forward(self, words: Tensor, one: Tensor, mask: Tensor | None = None) -> dict[str, Tensor]:
+        found = super().forward(words, one)
+        return found if mask is None else found | {"scores": found["scores"] * mask * (one > 3)}
+
+
+def test_onnx_runtime() -> None:
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+
+    def batch(n: int) -> tuple[Tensor, ...]:
+        return ids(30, n, 5), ids(1000, n).int(), torch.rand(n) > 0.5
+
+    made = checked(Masked(), batch, config=OptimizeConfig(backend="onnx"))
+    assert dict(made.report.backends) == {512: "onnx"}
+    assert "up to 512: onnx" in str(made.report)
+
+
+def test_aot_inductor() -> None:
+    made = checked(Columns("slice"), columns, config=OptimizeConfig(backend="aoti"))
+    assert dict(made.report.backends) == {512: "aoti"}
+
+
+def test_a_back_end_that_was_asked_for_and_is_absent_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backends, "absent", lambda *_: "it is not here")
+    model = Columns("slice").eval()
+    before = state(model)
+    with pytest.raises(MissingExtraError, match="not here"):
+        optimize(model, columns(4), OptimizeConfig(backend="onnx"))
+    assert state(model) == before

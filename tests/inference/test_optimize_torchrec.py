@@ -112,7 +112,7 @@ def test_a_quantised_collection(dtype: str, weighted: bool) -> None:
     found = collection("MEAN" if not weighted else "SUM", weighted, dim=8)
     kinds = {"INT8": torch.qint8, "INT4": torch.quint4x2, "INT2": torch.quint2x4, "FP16": torch.float16}
     observer = torch.ao.quantization.PlaceholderObserver.with_args
-    found.qconfig = QConfig(observer(dtype=torch.float32), observer(dtype=kinds.get(dtype, torch.float32)))
+    found.qconfig = QConfig(observer(dtype=torch.float32), observer(dtype=kinds.get(dtype, torch.float32)))  # type: ignore[no-untyped-call]
     made = checked(Net(Quantised.from_float(found), 48).eval(), weighted)
     stored = {"FP16": "fp16", "FP32": "fp32"}.get(dtype, "int8")
     assert made.report.placed[0].dtypes == (stored,)

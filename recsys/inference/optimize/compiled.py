@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.export import ExportedProgram
 
 from recsys.errors import DataError
-from recsys.inference.backends import Run
+from recsys.inference.backends import Backend, Run
 from recsys.inference.choice import Choice
 from recsys.inference.optimize.cutting import Cut, Shape, at, sizes
 from recsys.inference.optimize.groups import Group
@@ -31,14 +31,14 @@ class _Bound:
     """Buffers of one thread for inputs of one shape, and the network bound to them.
 
     Attributes:
+        inputs: Of the network: the buffers of rows, then what inputs beside them are copied to.
         flat: The buffers of rows, each as [bags, columns].
-        copied: What inputs beside them are copied to.
         out: What the network fills.
         shapes: Of what the model gives.
     """
 
+    inputs: tuple[Tensor, ...]
     flat: tuple[Tensor, ...]
-    copied: tuple[Tensor, ...]
     out: Tensor
     shapes: tuple[tuple[int, ...], ...]
     run: Run
@@ -66,6 +66,23 @@ class Compiled:
 
     def run(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Any] | None:
         """What the model gives, alone in a tuple; None where the inputs are not as the sample was, or ids are wrong."""
+        bound = self._filled(args, kwargs)
+        if bound is None:
+            return None
+        bound.run()
+        return (self._given_back(bound, bound.out.clone()),)
+
+    def each(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Iterator[tuple[Backend, Any]]:
+        """What the model gives by each of the back ends that were chosen; nothing where `run` gives None."""
+        bound = self._filled(args, kwargs)
+        for name, engine in dict(self.choice.engines.values()).items() if bound else ():
+            assert bound is not None
+            out = torch.zeros_like(bound.out)
+            engine.bind(bound.inputs, out)()
+            yield name, self._given_back(bound, out)
+
+    def _filled(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> _Bound | None:
+        """Buffers with all that the network reads."""
         leaves: list[Tensor] = []
         if not self._given.take((args, kwargs), leaves):
             return None
@@ -80,13 +97,11 @@ class Compiled:
                     return None
         except DataError:  # the module says what is wrong
             return None
-        for buffer, k in zip(bound.copied, self._cut.leaves, strict=True):
+        for buffer, k in zip(bound.inputs[len(bound.flat) :], self._cut.leaves, strict=True):
             buffer.copy_(leaves[k])
-        bound.run()
-        return (self._given_back(bound),)
+        return bound
 
-    def _given_back(self, bound: _Bound) -> Any:
-        out = bound.out.clone()
+    def _given_back(self, bound: _Bound, out: Tensor) -> Any:
         if len(bound.shapes) == 1:
             return self._cut.layout.make([out])
         parts = torch.split(out, [_count(shape) for shape in bound.shapes])
@@ -113,10 +128,10 @@ class Compiled:
         dtypes = [torch.float32] * len(bags) + [self._fits.dtypes[k] for k in range(len(bags), len(shapes))]
         inputs = [torch.zeros(shape, dtype=dtype) for shape, dtype in zip(shapes, dtypes, strict=True)]
         out = torch.zeros(found[0] if len(found) == 1 else sum(map(_count, found)))
-        rows = inputs[: len(bags)]
+        flat = tuple(x.view(-1, x.shape[-1]) for x in inputs[: len(bags)])
         batch = max((shape[0] for shape in shapes if shape), default=1)
         run = self.choice.engine(batch).bind(inputs, out)
-        return _Bound(tuple(x.view(-1, x.shape[-1]) for x in rows), tuple(inputs[len(bags) :]), out, tuple(found), run)
+        return _Bound(tuple(inputs), flat, out, tuple(found), run)
 
 
 def _count(shape: Sequence[int]) -> int:

@@ -1,41 +1,23 @@
-"""Optimise a model: place its tables, compile its network, and check that it gives what it gave."""
+"""Optimise a model in place, and put it back."""
 
 from __future__ import annotations
 
 import inspect
 import threading
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from pydantic import Field
-from torch import Tensor, nn
+from torch import nn
 
-from recsys.config import Config
 from recsys.errors import ConfigError, DataError
-from recsys.inference.backends import Backend, Precision, load
-from recsys.inference.choice import SIZES, Choice, choose
 from recsys.inference.optimize.compiled import Compiled
-from recsys.inference.optimize.cutting import cut
-from recsys.inference.optimize.finding import find, place, placed
-from recsys.inference.optimize.groups import grouped
-from recsys.inference.optimize.layout import Layout, layout
+from recsys.inference.optimize.finding import find
 from recsys.inference.optimize.report import Report
 from recsys.inference.optimize.sites import Site, Switch
-from recsys.inference.optimize.tracing import Call, Recording, UntraceableError, playing, trace
+from recsys.inference.optimize.work import OptimizeConfig, Work
 
-__all__ = ["OptimizeConfig", "OptimizedModule", "optimize"]
-
-
-class OptimizeConfig(Config):
-    """How a model is optimised."""
-
-    backend: Literal["auto"] | Backend = "auto"
-    """What runs the network; by default what is fastest here for each batch size, measured once."""
-    precision: Precision = "fp32"
-    """Of the network's matrix products. Nothing checks what others than fp32 do to the scores."""
-    cores: int = Field(default=1, ge=0)
-    """Among which look-ups may be shared out, where `recsys profile` has measured the machine; 0: one gathers all."""
+__all__ = ["OptimizedModule", "optimize"]
 
 
 class OptimizedModule:
@@ -126,12 +108,12 @@ def optimize(
     for site in sites:
         site.module.forward = site.forward
     try:
-        return _Work(module, sites, switch, config or OptimizeConfig()).run(
-            *_positional(names, args, kwargs), names, left
-        )
+        work = Work(module, sites, switch, config or OptimizeConfig())
+        compiled, report = work.do(*_positional(names, args, kwargs), left)
     except BaseException:
         _remove(sites)
         raise
+    return OptimizedModule(module, sites, compiled, names, report)
 
 
 def _remove(sites: Sequence[Site]) -> None:
@@ -166,86 +148,3 @@ def _positional(
             break
         first.append(left.pop(name))
     return (*args, *first), left
-
-
-class _Work:
-    """One model on its way."""
-
-    def __init__(self, module: nn.Module, sites: Sequence[Site], switch: Switch, config: OptimizeConfig) -> None:
-        self.module, self.sites, self.switch, self.config = module, sites, switch, config
-        self.plans: list[str] = []
-
-    def run(
-        self, args: tuple[Any, ...], kwargs: Mapping[str, Any], names: Sequence[str], left: Sequence[Any]
-    ) -> OptimizedModule:
-        leaves: list[Tensor] = []
-        given = layout((args, kwargs), "the sample", leaves)
-        tape = Recording()
-        with playing(self.switch, tape), torch.no_grad():
-            expected = self.module(*args, **kwargs)
-        _check_rows(leaves, tape.calls)
-        storage = place(self.sites)
-        reason = ""
-        compiled: Compiled | None = None
-        try:
-            if tape.odd:
-                raise UntraceableError(f"the sample asks `{tape.odd}` what look-ups cannot do")
-            compiled = self._compiled(given, leaves, tape.calls)
-            self._compare(compiled, args, kwargs, expected)
-        except UntraceableError as error:
-            reason, compiled, self.plans = str(error), None, ["not planned, one core gathers all"]
-        report = Report(
-            tuple(placed(self.sites)),
-            tuple(left),
-            storage.pages,
-            "; ".join(dict.fromkeys(self.plans)),
-            len(tape.calls) if compiled is None else len(self.plans),
-            reason,
-            *(({}, {}, {}) if compiled is None else _chosen(compiled.choice)),
-        )
-        return OptimizedModule(self.module, self.sites, compiled, names, report)
-
-    def _compiled(self, given: Layout, leaves: Sequence[Tensor], calls: Sequence[Call]) -> Compiled:
-        parts = cut(trace(self.module, given, leaves, calls, self.switch), calls, leaves)
-        with torch.no_grad():
-            tensors = leaves if parts.ids is None else [*leaves, *parts.ids(*leaves)]
-        groups = grouped(parts, calls, tensors, self.config.cores)
-        self.plans = [group.plan for group in groups]
-        return Compiled(given, parts, groups, self._choice(parts.network))
-
-    def _choice(self, program: Any) -> Choice:
-        backend, precision, most = self.config.backend, self.config.precision, SIZES[-1]
-        if backend == "auto":
-            return choose(program, precision, most)
-        return Choice({most: (backend, load(backend, precision, program))}, {}, {})
-
-    def _compare(self, compiled: Compiled, args: tuple[Any, ...], kwargs: Mapping[str, Any], expected: Any) -> None:
-        """Make sure that the sample's scores are as they were."""
-        with torch.no_grad():
-            found = compiled.run(args, kwargs)
-        if found is None:
-            raise UntraceableError("the sample does not fit its own graph")
-        ours: list[Tensor] = []
-        theirs: list[Tensor] = []
-        layout(found[0], "the result", ours), layout(expected, "the result", theirs)
-        exact = self.config.precision == "fp32"
-        for one, other in zip(ours, theirs, strict=True):
-            off = float((one - other).abs().max()) if one.numel() else 0.0
-            if exact and not off <= _TOLERANCE * max(1.0, float(other.abs().max())):
-                raise UntraceableError(f"its graph gives other scores, by up to {off:.2g}")
-
-
-_TOLERANCE = 1e-5
-"""Of scores, of which the largest is 1 or below; larger ones may be off in proportion."""
-
-
-def _chosen(choice: Choice) -> tuple[dict[int, Backend], Any, Any]:
-    return {most: name for most, (name, _) in choice.engines.items()}, choice.us, choice.left
-
-
-def _check_rows(leaves: Sequence[Tensor], calls: Sequence[Call]) -> None:
-    rows = [call.ask.bags[0] for call in calls if call.ask.bags] or [one.shape[0] for one in leaves if one.dim()]
-    if rows and max(rows) < 2:
-        raise DataError(
-            f"the sample has {max(rows)} rows: give 2 or more, so that it shows what varies with their number"
-        )
