@@ -118,6 +118,35 @@ def test_a_quantised_collection(dtype: str, weighted: bool) -> None:
     assert made.report.placed[0].dtypes == (stored,)
 
 
+class Several(nn.Module):
+    """Two collections of one KeyedJaggedTensor, and tables that are asked otherwise."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = collection("MEAN", False), collection("SUM", True)
+        self.bag, self.one = nn.EmbeddingBag(20, 4, mode="mean"), nn.Embedding(20, 4)
+        self.top = nn.Linear(24 + 24 + 4 + 4, 1)
+
+    def forward(self, ids: Any, more: Tensor) -> Tensor:
+        found = [self.first(ids).values(), self.bag(more), self.second(ids).values(), self.one(more[:, 0])]
+        out: Tensor = self.top(torch.cat(found, dim=1))
+        return out
+
+
+def test_collections_beside_other_tables() -> None:
+    model = Several().eval()
+    given = {n: (jagged(n, True), torch.randint(0, 20, (n, 3))) for n in ROWS}
+    with torch.no_grad():
+        expected = {n: model(*given[n]) for n in ROWS}
+    made = optimize(model, given[7], EAGER)
+    assert (made.report.eager, made.report.calls) == ("", 4)
+    assert made._compiled is not None
+    assert made._compiled._cut.widths == (24 + 4 + 24 + 4,)
+    for n in ROWS:
+        torch.testing.assert_close(made(*given[n]), expected[n], rtol=1e-5, atol=1e-5)
+    assert made.apart == 0
+
+
 def test_keys_in_another_order_and_other_keys_run_module_by_module() -> None:
     model = Net(collection("SUM", False), 24).eval()
     other = jagged(3, keys=("d", "c", "b", "e", "a"))

@@ -86,15 +86,8 @@ def cut(found: Trace, calls: Sequence[Call], leaves: Sequence[Tensor]) -> Cut:
     Raises:
         UntraceableError: When ids depend on rows, or what it gives is not float32.
     """
-    asked = [node for nodes in found.asked for node in nodes]
-    if above(asked) & set(found.outs):
-        raise UntraceableError("some of its ids depend on what was looked up before")
-    odd = next((node for node in found.results if node.meta["val"].dtype is not torch.float32), None)
-    if odd is not None or not found.results:
-        raise UntraceableError(
-            f"it gives {'no tensor' if odd is None else odd.meta['val'].dtype}, and not float32 alone"
-        )
-    ids, where = _ids(found, asked)
+    _check(found)
+    ids, where = _ids(found)
     places, widths, bags = _places(found, calls)
     kept = [k for k, leaf in enumerate(found.leaves) if leaf in above(found.results)]
     begun = _Beginning(found, calls, places, widths, bags)
@@ -122,6 +115,16 @@ def cut(found: Trace, calls: Sequence[Call], leaves: Sequence[Tensor]) -> Cut:
     )
 
 
+def _check(found: Trace) -> None:
+    if above(node for nodes in found.asked for node in nodes) & set(found.outs):
+        raise UntraceableError("some of its ids depend on what was looked up before")
+    if not found.results:
+        raise UntraceableError("it gives no tensor")
+    odd = next((node for node in found.results if node.meta["val"].dtype is not torch.float32), None)
+    if odd is not None:
+        raise UntraceableError(f"it gives {odd.meta['val'].dtype}, and not float32 alone")
+
+
 def _shape(node: Node) -> Shape:
     return sizes(node.meta["val"])
 
@@ -144,8 +147,9 @@ def _hints(shape: Shape) -> list[int]:
     return [n if isinstance(n, int) else int(n.node.hint) for n in shape]
 
 
-def _ids(found: Trace, asked: Sequence[Node]) -> tuple[GraphModule | None, dict[Node, Where]]:
+def _ids(found: Trace) -> tuple[GraphModule | None, dict[Node, Where]]:
     """What computes the tensors that are not inputs, and where each of them is found."""
+    asked = [node for nodes in found.asked for node in nodes]
     where: dict[Node, Where] = {leaf: k for k, leaf in enumerate(found.leaves)}
     where |= {node: column for node in asked if (column := _column(node, found)) is not None}
     computed = [node for node in dict.fromkeys(asked) if node not in where]

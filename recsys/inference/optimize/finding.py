@@ -23,7 +23,8 @@ def find(model: nn.Module, switch: Switch) -> tuple[list[Site], list[Left]]:
     sites: list[Site] = []
     left: list[Left] = []
     for name, module in _candidates(model):
-        found = _site(name or "(the model)", module, switch)
+        name = name or "(the model)"
+        found = _site(name, module, switch)
         if isinstance(found, Site):
             sites.append(found)
         else:

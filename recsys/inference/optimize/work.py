@@ -30,6 +30,10 @@ _TOLERANCE = 1e-5
 _MOST = SIZES[-1]
 """Largest batch that is measured: larger ones run as it does."""
 
+_HEAVY = 1 << 30
+"""Bytes of a network's weights from which on nothing is compiled of itself: there are tables among them, which were
+left as they were."""
+
 
 class OptimizeConfig(Config):
     """How a model is optimised."""
@@ -98,6 +102,10 @@ class Work:
         backend, precision = self.config.backend, self.config.precision
         if backend != "auto":
             return Choice({_MOST: (backend, load(backend, precision, program))}, {}, {})
+        weights = sum(one.nbytes for one in program.state_dict.values())
+        if weights > _HEAVY:
+            why = f"the network holds {weights:,} bytes of weights, and what is compiled would hold them again"
+            return self._eager(program, dict.fromkeys(("aoti", "onnx"), why))
         try:
             return choose(program, precision, _MOST)
         except RecsysError:
