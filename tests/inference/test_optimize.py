@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from recsys.dataflow import platform
-from recsys.inference.optimize import OptimizeConfig
-from tests.inference.optimize_models import Bag, Columns, Nested, Shapes, checked, columns, ids, offsets, own_cache
+from recsys.inference.optimize import OptimizeConfig, optimize
+from tests.inference.optimize_models import (
+    EAGER,
+    Bag,
+    Columns,
+    Nested,
+    Shapes,
+    checked,
+    columns,
+    ids,
+    offsets,
+    own_cache,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -144,3 +157,51 @@ def test_lists_of_ids_and_rows_of_offsets() -> None:
         return torch.randn(n, 2), torch.stack([at for _, at in pairs]), [one for one, _ in pairs]
 
     checked(Pairs(), batch, calls=1)
+
+
+class Many(nn.Module):
+    """Three bags that are asked alike, each in its own words."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__()
+        self.tables = nn.ModuleList(nn.EmbeddingBag(50, 4, **options) for _ in range(3))
+
+    def forward(self, *words: Tensor | None) -> Tensor:
+        step = len(words) // 3
+        return torch.cat([table(*words[k * step : (k + 1) * step]) for k, table in enumerate(self.tables)], dim=1)
+
+
+def several(make: Callable[[int, int], tuple[Any, ...]]) -> Callable[[int], tuple[Any, ...]]:
+    return lambda n: tuple(one for k in range(3) for one in make(n, k))
+
+
+def weighted(n: int, last: bool = False) -> tuple[Tensor, Tensor, Tensor]:
+    values, bounds = offsets(n, last)
+    return values, bounds, torch.rand(len(values))
+
+
+@pytest.mark.parametrize("padding", [None, 3])
+def test_calls_of_one_form_are_put_together(padding: int | None) -> None:
+    model = partial(Many, mode="sum", padding_idx=padding)
+    checked(model(), several(lambda n, k: (ids(6, n, 4),)), calls=1)
+    checked(model(), several(lambda n, k: (ids(6, n, 2 + k),)), calls=1)
+    checked(model(), several(lambda n, k: (ids(6, n, 4), None, torch.rand(n, 4))), calls=1)
+    checked(model(), several(lambda n, k: offsets(n)), calls=1)
+    checked(model(), several(lambda n, k: weighted(n)), calls=1)
+    checked(model(include_last_offset=True), several(lambda n, k: weighted(n, True)), calls=1)
+
+
+@pytest.mark.parametrize("last", [False, True])
+def test_offsets_that_are_wrong_are_the_modules_own_affair(last: bool) -> None:
+    model = Many(mode="sum", include_last_offset=last).eval()
+    made = optimize(model, several(lambda n, k: offsets(n, last))(4), EAGER)
+    for wrong in ([1, 2, 4, 4], [0, 3, 2, 4], [0, 2, 4, 9]):
+        given = ids(50, 4), torch.tensor(wrong)
+        try:
+            answers = [nn.EmbeddingBag.forward(cast("nn.EmbeddingBag", table), *given) for table in model.tables]
+        except (RuntimeError, ValueError):
+            with pytest.raises((RuntimeError, ValueError)):
+                made(*given * 3)
+        else:
+            torch.testing.assert_close(made(*given * 3), torch.cat(answers, dim=1))
+    assert made.apart
