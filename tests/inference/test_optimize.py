@@ -205,3 +205,17 @@ def test_offsets_that_are_wrong_are_the_modules_own_affair(last: bool) -> None:
         else:
             torch.testing.assert_close(made(*given * 3), torch.cat(answers, dim=1))
     assert made.apart
+
+
+def test_weights_that_do_not_fit_their_ids_are_the_modules_own_error() -> None:
+    made = optimize(Many(mode="sum").eval(), several(lambda n, k: weighted(n))(4), EAGER)
+    at = torch.tensor([0, 1, 2])
+    short, long, fit = (torch.rand(n) for n in (3, 5, 4))
+    with pytest.raises((RuntimeError, ValueError)):
+        made(ids(50, 4), at, short, ids(50, 4), at, long, ids(50, 4), at, fit)
+
+
+def test_a_model_that_is_a_table() -> None:
+    made = checked(nn.EmbeddingBag(50, 4, mode="mean"), lambda n: (ids(50, n, 3),), calls=1)
+    assert made.report.placed[0].name == "(the model)"
+    checked(nn.Embedding(50, 4), lambda n: (ids(50, n),), calls=1)

@@ -118,6 +118,19 @@ def test_a_quantised_collection(dtype: str, weighted: bool) -> None:
     assert made.report.placed[0].dtypes == (stored,)
 
 
+def test_a_model_that_is_a_collection_gives_keyed_tensors() -> None:
+    model = collection("SUM", False).eval()
+    given = jagged(4)
+    with torch.no_grad():
+        expected = model(given)
+    made = optimize(model, (given,), EAGER)
+    assert "KeyedTensor" in made.report.eager
+    found = made(given)
+    assert type(found) is type(expected)
+    assert (found.keys(), found.length_per_key()) == (expected.keys(), expected.length_per_key())
+    torch.testing.assert_close(found.values(), expected.values())
+
+
 class Several(nn.Module):
     """Two collections of one KeyedJaggedTensor, and tables that are asked otherwise."""
 

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from recsys.data.batch import JaggedIds
 from recsys.dataflow.storage import Source
-from recsys.errors import DataError
 from recsys.inference.optimize.layout import keyed_jagged
 from recsys.inference.optimize.sites import Ask, Part, Pooling, Site, Switch, Want
 
@@ -40,13 +39,9 @@ class CollectionSite(Site):
         """It has features of its own; see `jagged`."""
         return None
 
-    def jagged(self, ask: Ask) -> JaggedIds | None:
+    def jagged(self, ask: Ask) -> JaggedIds:
         """As torchrec packs them."""
-        ids = JaggedIds(ask.keys, *ask.tensors)
-        try:
-            return ids.check()
-        except DataError:
-            return None
+        return JaggedIds(ask.keys, *ask.tensors)
 
     def give(self, ask: Ask, x: Tensor) -> Any:
         """A KeyedTensor."""

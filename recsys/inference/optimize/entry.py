@@ -25,8 +25,8 @@ class OptimizedModule:
 
     Inputs that are not as the sample was (another type, a length that the model fixed) run module by module, with
     look-ups in the place of its embedding modules; so does everything where the network could not be compiled. Any
-    number of threads may call it at once. It is for inference: results have no gradients, and what is changed in the
-    model afterwards, such as weights, is not seen.
+    number of threads may call it at once; the network of a call runs on one. It is for inference: results have no
+    gradients, and what is changed in the model afterwards, such as weights, is not seen.
 
     Attributes:
         report: What was done.

@@ -85,13 +85,14 @@ def _rows(weighted: bool, where: Sequence[Sequence[Where]]) -> Gather:
     def gather(tensors: Sequence[Tensor]) -> Ids:
         ids = [_read(tensors, at[0]) for at in where]
         shapes = tuple(one.shape for one in ids)
-        if shapes not in known:
+        offsets = known.get(shapes)
+        if offsets is None:
             if len(known) >= _KEPT:
                 known.clear()
             lengths = torch.cat([torch.full((bags,), length) for bags, length in shapes])
-            known[shapes] = torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)])
-        weights = _flat([_read(tensors, at[1]) for at in where]) if weighted else None
-        return JaggedIds(features, _flat(ids), known[shapes], weights), (shapes[0][0],)
+            offsets = known[shapes] = torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)])
+        weights = _weights(ids, [_read(tensors, at[1]) for at in where]) if weighted else None
+        return JaggedIds(features, _flat(ids), offsets, weights), (shapes[0][0],)
 
     return gather
 
@@ -113,7 +114,7 @@ def _bags(calls: Sequence[Call], where: Sequence[Sequence[Where]]) -> Gather:
             raise DataError("offsets must go from 0 to the number of ids")
         inner = offsets[:, :-1] if last else offsets
         bounds = torch.cat([inner.reshape(-1), ends[-1:]])
-        weights = _flat([_read(tensors, at[2]) for at in where]) if weighted else None
+        weights = _weights(ids, [_read(tensors, at[2]) for at in where]) if weighted else None
         return JaggedIds(features, _flat(ids), bounds, weights), (inner.shape[1],)
 
     return gather
@@ -142,6 +143,12 @@ def _names(where: Sequence[object]) -> tuple[str, ...]:
 
 def _flat(tensors: Sequence[Tensor]) -> Tensor:
     return torch.cat([one.reshape(-1) for one in tensors])
+
+
+def _weights(ids: Sequence[Tensor], weights: Sequence[Tensor]) -> Tensor:
+    if any(one.shape != weight.shape for one, weight in zip(ids, weights, strict=True)):
+        raise DataError("the weights do not fit the ids")
+    return _flat(weights)
 
 
 def _read(tensors: Sequence[Tensor], at: Where) -> Tensor:

@@ -154,7 +154,7 @@ def _join(graph: Graph, node: Node, spans: dict[Node, Span], rows: Mapping[Node,
     with graph.inserting_before(node):
         if ranks and dim in (-1, max(ranks) - 1):
             joined = [_read(graph, run, spans) for run in _runs(parts, spans, equal=False)]
-        elif dim == 1 and any(one in rows for one in parts):
+        elif dim in (1, -2) and any(one in rows for one in parts):
             joined = [_read_rows(graph, run, rows) for run in _runs(parts, rows, equal=True)]
         else:
             return

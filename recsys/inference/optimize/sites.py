@@ -20,6 +20,7 @@ from recsys.data.batch import JaggedIds
 from recsys.dataflow.executor import Kernels, kernels
 from recsys.dataflow.kernels.reference import Slot
 from recsys.dataflow.storage import Rows, Source
+from recsys.errors import DataError
 
 __all__ = ["Ask", "BagSite", "EmbeddingSite", "Form", "Pooling", "Site", "Switch", "Want"]
 
@@ -127,20 +128,21 @@ class Site:
         """What the model calls."""
         if self.switch.tape is not None:
             return self.switch.tape.play(self, args, kwargs)
-        ask = self.ask(*args, **kwargs)
+        ask = self.ask(*args, **kwargs) if self.rows else None  # other threads may call while rows are being stored
         found = None if ask is None else self._serve(ask)
         return self.original(*args, **kwargs) if found is None else found
 
     def _serve(self, ask: Ask) -> Any:
         """What is given; None where an id is out of range, or does not belong to a bag."""
-        ids = self.jagged(ask)
-        if ids is None:
-            return None
         if ask.keys not in self._kernels:
             self._kernels[ask.keys] = kernels(self.slots(ask.keys or ("",), 0))
         x = torch.empty(*ask.bags, sum(self.dims))
-        flat = x.view(-1, x.shape[-1])
-        return None if self._kernels[ask.keys].look_up(ids, flat) else self.give(ask, x)
+        try:
+            ids = self.jagged(ask)
+            unknown = ids is None or self._kernels[ask.keys].look_up(ids, x.view(-1, x.shape[-1]))
+        except DataError:  # the module says what is wrong
+            return None
+        return None if unknown else self.give(ask, x)
 
     def jagged(self, ask: Ask) -> JaggedIds | None:
         """The ids as kernels take them; None where they do not fit their offsets."""
