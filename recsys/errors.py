@@ -6,6 +6,7 @@
     ├── SchemaError             a schema contradicts itself, or does not fit the model or the data
     ├── DataError               a file or a column is missing, broken, or holds values it must not
     ├── CheckpointError         a run folder is incomplete, altered, or made by another version
+    ├── QualityError            scores differ from the trained model's by more than tolerated; exit code 3
     └── MissingExtraError       an optional package is needed; the message says what to install
 
 A message says what was expected, what came, and what to do.
@@ -19,6 +20,7 @@ __all__ = [
     "DataError",
     "DivergedError",
     "MissingExtraError",
+    "QualityError",
     "RecsysError",
     "SchemaError",
 ]
@@ -46,6 +48,10 @@ class DataError(RecsysError):
 
 class CheckpointError(RecsysError):
     """A run folder is incomplete, altered, or made by another version."""
+
+
+class QualityError(RecsysError):
+    """Scores differ from the trained model's by more than tolerated."""
 
 
 class MissingExtraError(RecsysError):

@@ -11,10 +11,11 @@ from typing import Any
 
 from recsys import __version__
 
-__all__ = ["available_memory", "read_machine"]
+__all__ = ["available_memory", "huge_pages", "read_machine", "resident_memory"]
 
 CPU_INFO = Path("/proc/cpuinfo")
 MEMORY_INFO = Path("/proc/meminfo")
+OWN_STATUS = Path("/proc/self/status")
 OWN_CGROUPS = Path("/proc/self/cgroup")
 CGROUPS = Path("/sys/fs/cgroup")
 HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
@@ -56,6 +57,13 @@ def available_memory() -> int:
     told = [_meminfo("MemAvailable"), *map(_left_in, _cgroup_folders())]
     known = [size for size in told if size is not None]
     return max(min(known), 0) if known else os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def resident_memory(most: bool = False) -> int:
+    """Bytes of this process that are in memory; with `most`, at the most so far. 0 where the system does not say."""
+    key = "VmHWM:" if most else "VmRSS:"
+    lines = OWN_STATUS.read_text(encoding="utf-8").splitlines() if OWN_STATUS.is_file() else []
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(key)), 0)
 
 
 def _meminfo(key: str) -> int | None:

@@ -22,7 +22,7 @@ from __future__ import annotations
 import importlib.util
 import tempfile
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
@@ -33,7 +33,7 @@ from torch import Tensor, nn
 
 from recsys.bench.criteo import CATEGORIES, NUMBERS
 
-__all__ = ["CROSSES", "DIM", "HIDDEN", "Peer", "Rows", "fuxictr", "torchrec"]
+__all__ = ["CROSSES", "DIM", "HIDDEN", "Peer", "Rows", "dcnv2", "fuxictr", "torchrec"]
 
 DIM, HIDDEN, CROSSES = 16, (150, 150), 3
 Batches = Iterable[Tensor]
@@ -69,12 +69,13 @@ def fuxictr(rows: Rows) -> list[Peer]:
     """FuxiCTR's three; none where it is not installed."""
     if not _has("fuxictr"):
         return []
+    sizes = dict.fromkeys(CATEGORIES, 1 << rows.bits)
     columns = dict(zip(NUMBERS, rows.numbers.T.contiguous(), strict=True))
     columns |= dict(zip(CATEGORIES, rows.ids, strict=True)) | {"label": rows.labels}
     return [
-        Peer("fuxictr", "stock", partial(_fuxictr_epoch, _dcnv2(rows.bits, DIM, "adam"), columns)),
-        Peer("fuxictr-sgd", "tuned", partial(_fuxictr_epoch, _dcnv2(rows.bits, 1, "SGD"), columns)),
-        Peer("fuxictr-sparse", "tuned", partial(_fuxictr_epoch, _sparse(_dcnv2(rows.bits, 1, "adam")), columns)),
+        Peer("fuxictr", "stock", partial(_fuxictr_epoch, dcnv2(sizes, DIM, "adam"), columns)),
+        Peer("fuxictr-sgd", "tuned", partial(_fuxictr_epoch, dcnv2(sizes, 1, "SGD"), columns)),
+        Peer("fuxictr-sparse", "tuned", partial(_fuxictr_epoch, _sparse(dcnv2(sizes, 1, "adam")), columns)),
     ]
 
 
@@ -107,8 +108,22 @@ def _has(module: str) -> bool:
 # --- FuxiCTR
 
 
-def _dcnv2(bits: int, number_dim: int, optimizer: str) -> Any:
-    """A DCNv2 as FuxiCTR's model zoo puts it together; its wheel holds the layers only."""
+def dcnv2(
+    sizes: Mapping[str, int],
+    number_dim: int,
+    optimizer: str,
+    hidden: Sequence[int] = HIDDEN,
+    crosses: int = CROSSES,
+) -> Any:
+    """A DCNv2 as FuxiCTR's model zoo puts it together; its wheel holds the layers only.
+
+    Args:
+        sizes: Rows of each category's table.
+        number_dim: Columns of a number's embedding; 1 takes numbers as they are.
+        optimizer: By FuxiCTR's name.
+        hidden: Columns of the deep part's layers.
+        crosses: Layers of the other part.
+    """
     from fuxictr.features import FeatureMap
     from fuxictr.pytorch.layers import CrossNetV2, FeatureEmbedding, MLP_Block
     from fuxictr.pytorch.models import BaseModel
@@ -118,9 +133,9 @@ def _dcnv2(bits: int, number_dim: int, optimizer: str) -> Any:
             super().__init__(features, gpu=-1, metrics=["AUC"], verbose=0, model_root=folder)
             self.embedding = FeatureEmbedding(features, DIM)
             width = features.sum_emb_out_dim()
-            self.cross = CrossNetV2(width, CROSSES)
-            self.deep = MLP_Block(width, list(HIDDEN))
-            self.head = nn.Linear(width + HIDDEN[-1], 1)
+            self.cross = CrossNetV2(width, crosses)
+            self.deep = MLP_Block(width, list(hidden))
+            self.head = nn.Linear(width + hidden[-1], 1)
             self.compile(optimizer, "binary_crossentropy", 1e-3)
             self.reset_parameters()
             # What `fit` sets before an epoch; it measures after so many steps, which is not to be timed.
@@ -133,15 +148,13 @@ def _dcnv2(bits: int, number_dim: int, optimizer: str) -> Any:
             return {"y_pred": self.output_activation(self.head(top))}
 
     with tempfile.TemporaryDirectory() as folder:
-        return DCNv2(_features(FeatureMap("criteo", folder), bits, number_dim), folder)
+        return DCNv2(_features(FeatureMap("criteo", folder), sizes, number_dim), folder)
 
 
-def _features(features: Any, bits: int, number_dim: int) -> Any:
+def _features(features: Any, sizes: Mapping[str, int], number_dim: int) -> Any:
     numbers = {"source": "", "type": "numeric", "embedding_dim": number_dim}
-    categories = {"source": "", "type": "categorical", "vocab_size": 1 << bits}
-    features.features.update(
-        {name: dict(numbers) for name in NUMBERS} | {name: dict(categories) for name in CATEGORIES}
-    )
+    categories = {name: {"source": "", "type": "categorical", "vocab_size": rows} for name, rows in sizes.items()}
+    features.features.update({name: dict(numbers) for name in NUMBERS} | categories)
     features.labels, features.num_fields, features.default_emb_dim = ["label"], len(features.features), DIM
     return features
 

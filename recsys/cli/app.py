@@ -23,7 +23,7 @@ from typing import Any
 import tyro
 
 from recsys.config import nearest
-from recsys.errors import RecsysError
+from recsys.errors import QualityError, RecsysError
 
 __all__ = ["COMMANDS", "Result", "call", "command_line", "entry", "main"]
 
@@ -38,6 +38,10 @@ COMMANDS = {
     "study": "compare arms over seeds under one protocol",
     "progressive": "predict then learn, once through the rows in time: AUC over windows",
     "score": "score a file or a folder with a trained model",
+    "export": "write a trained model for inference: mapped tables, a network without code",
+    "verify": "compare an export's scores and metrics with the trained model's",
+    "estimate": "say how much memory a session will take, before it loads",
+    "serve": "serve a trained model over HTTP: the Open Inference Protocol, and ranking",
     "profile": "measure what look-ups cost on this machine",
     "plan": "plan which core looks up which table, and how",
     "dataflow": "list, show and measure workloads: tables, and what their ids look like",
@@ -110,7 +114,10 @@ def _one_line(box: str) -> str:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run one command line and return its exit code: 0, 2 what the user can mend, 130 interrupted, 1 a bug."""
+    """Run one command line and return its exit code.
+
+    0: done; 2: what the user can mend; 3: a model that does not pass the quality gate; 130: interrupted; 1: a bug.
+    """
     argv = list(argv)
     as_json, debug = "--json" in argv, "--debug" in argv
     argv = [word for word in argv if word not in ("--json", "--debug")]
@@ -126,7 +133,7 @@ def main(argv: Sequence[str]) -> int:
         if debug:
             traceback.print_exc()
         print(f"recsys {argv[0]}: {' '.join(str(error).splitlines())}", file=sys.stderr)
-        return 2
+        return 3 if isinstance(error, QualityError) else 2
     except KeyboardInterrupt:
         again = "; the same command goes on where it was" if argv[0] in ("train", "tune", "study", "score") else ""
         print(f"recsys {argv[0]}: interrupted{again}", file=sys.stderr)
@@ -141,7 +148,7 @@ def main(argv: Sequence[str]) -> int:
         return 1
     if as_json or "bench" in result:  # a benchmark's last line is always JSON
         print(json.dumps(dict(result), allow_nan=False))
-    return 0
+    return 3 if result.get("passed") is False else 0
 
 
 def _command(name: str) -> Callable[[Sequence[str]], Result]:

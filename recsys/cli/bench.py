@@ -11,7 +11,9 @@ from rich.table import Table
 
 from recsys.cli.app import Result, UsageError, call, command_line
 from recsys.cli.bench_dataflow import dataflow
-from recsys.cli.show import cells_table, console
+from recsys.cli.bench_serve import serve
+from recsys.cli.bench_session import score, session
+from recsys.cli.show import card_table, cells_table, console
 from recsys.config import nearest
 
 __all__ = ["BENCHES", "main"]
@@ -40,7 +42,7 @@ def data(rows: int = 1_000_000, rounds: int = 5, only: tuple[str, ...] = (), fol
 
     found = measure(rows, rounds, only, folder)
     screen = console()
-    screen.print(_card(found["machine"], _data_facts(found)))
+    screen.print(card_table(found["machine"], _data_facts(found)))
     for row in found["rows"]:
         screen.print(_data_table(row), _data_ratios(row), "", sep="\n")
     for name, install in found["absent"].items():
@@ -60,7 +62,7 @@ def train(rows: int = 10_000, rounds: int = 3, only: tuple[str, ...] = ()) -> Re
 
     found = measure(rows, rounds, only)
     screen = console()
-    screen.print(_card(found["machine"], _train_facts(found)))
+    screen.print(card_table(found["machine"], _train_facts(found)))
     for row in found["rows"]:
         screen.print(_train_table(row), _train_ratios(row), "", sep="\n")
     for name, command in found["absent"].items():
@@ -90,7 +92,7 @@ def lookup(
     section = None if results is None else Section("lookup", results)
     found = measure(only, batch, ids, seconds)
     screen = console()
-    screen.print(_card(found["machine"], {**_lookup_facts(found), **LOOKUP_FACTS}))
+    screen.print(card_table(found["machine"], {**_lookup_facts(found), **LOOKUP_FACTS}))
     for (name, kind), rows in groupby(found["rows"], lambda row: (row["workload"], row["ids"])):
         screen.print(_lookup_table(f"{name}, {kind} ids: µs a batch", list(rows)), "", sep="\n")
     if found["distributions"]:
@@ -120,7 +122,7 @@ def strategies(
     section = None if results is None else Section("strategies", results)
     found = measure(only, batch, seconds)
     screen = console()
-    screen.print(_card(found["machine"], STRATEGIES_FACTS), cells_table(strategies_cells(found)), sep="\n")
+    screen.print(card_table(found["machine"], STRATEGIES_FACTS), cells_table(strategies_cells(found)), sep="\n")
     for name in found["absent"]:
         screen.print(f"absent: {name}, whose strategy needs AVX-512", markup=False)
     if section is not None:
@@ -134,6 +136,9 @@ BENCHES: dict[str, tuple[Callable[..., Result], str]] = {
     "train": (train, "rows a second of an epoch of training"),
     "lookup": (lookup, "microseconds of the look-ups of whole workloads"),
     "dataflow": (dataflow, "plans of look-ups, predicted beside measured, and other plans beside them"),
+    "score": (score, "rows a second scored from Parquet to Parquet, beside pandas and FuxiCTR"),
+    "session": (session, "microseconds from ids to scores, beside torchrec, torch.compile and FuxiCTR"),
+    "serve": (serve, "microseconds of requests over HTTP, beside the session's own"),
     "strategies": (strategies, "strategies of looking up, on one core, beside gather"),
 }
 
@@ -147,16 +152,6 @@ USAGE = "\n".join(
         *(f"  {name:<12}{about}" for name, (_, about) in BENCHES.items()),
     ]
 )
-
-
-def _card(machine: Mapping[str, Any], facts: Mapping[str, str]) -> Table:
-    """Machine, versions and workload."""
-    named = {name: machine[name] for name in ("cpu", "cores", "gpu", "huge_pages", "system")}
-    versions = [f"{name} {version or 'absent'}" for name, version in machine.items() if name not in named]
-    table = Table(title="what is measured, and on what", title_justify="left", show_header=False)
-    for name, value in {**named, "versions": ", ".join(versions), **facts}.items():
-        table.add_row(name.replace("_", " "), "none" if value is None else str(value))
-    return table
 
 
 def _data_facts(found: Mapping[str, Any]) -> dict[str, str]:

@@ -11,8 +11,8 @@ import tyro
 from recsys.cli.app import Result, call
 from recsys.cli.show import console, counts_notes
 from recsys.data.sources import resolve
-from recsys.models.checkpoint import load
-from recsys.scoring.local import score
+from recsys.inference.parts import open_parts
+from recsys.scoring.local import score, session_for
 
 __all__ = ["main"]
 
@@ -35,14 +35,16 @@ def command(
     A job that was interrupted or killed goes on where it was when the same command is given again.
 
     Args:
-        run: Folder of a trained model.
+        run: Folder of a trained model, or of an export.
         source: File to score (Parquet, CSV, TSV), folder of such files, or SOURCE:SPLIT such as movielens-100k:test.
         target: Parquet file to write, with the kept columns and `score`; of a folder, the folder to write to.
         keep: Columns to copy to the output.
         batch_size: Rows at a time.
         overwrite: Discard the unfinished work of another job.
     """
-    scored = score(load(run), resolve(source), target, keep, batch_size=batch_size, overwrite=overwrite)
+    path = resolve(source)
+    with session_for(open_parts(run), path) as session:
+        scored = score(session, path, target, keep, batch_size=batch_size, overwrite=overwrite)
     screen = console()
     fresh = scored.rows - scored.resumed
     speed = f"{fresh:,} rows in {scored.seconds:.1f} s ({scored.rows_per_second:,.0f} rows/s)"

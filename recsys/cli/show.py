@@ -14,7 +14,16 @@ from recsys.markdown import Cells
 if TYPE_CHECKING:  # printing needs no torch
     from recsys.data.encoder import Counts
 
-__all__ = ["cells_table", "console", "counts_notes", "features_table", "interval", "metrics_tables"]
+__all__ = [
+    "card_table",
+    "cells_table",
+    "console",
+    "counts_notes",
+    "features_table",
+    "interval",
+    "metrics_tables",
+    "verdict_table",
+]
 
 NAMES = {
     "auc": "AUC",
@@ -31,6 +40,16 @@ def console() -> Console:
     """Standard output for people; never wraps a path or a number when it is not a terminal."""
     plain = Console()
     return plain if plain.is_terminal else Console(width=200, highlight=False)
+
+
+def card_table(machine: Mapping[str, Any], facts: Mapping[str, str]) -> Table:
+    """Machine, versions and workload."""
+    named = {name: machine[name] for name in ("cpu", "cores", "gpu", "huge_pages", "system")}
+    versions = [f"{name} {version or 'absent'}" for name, version in machine.items() if name not in named]
+    table = Table(title="what is measured, and on what", title_justify="left", show_header=False)
+    for name, value in {**named, "versions": ", ".join(versions), **facts}.items():
+        table.add_row(name.replace("_", " "), "none" if value is None else str(value))
+    return table
 
 
 def cells_table(cells: Cells) -> Table:
@@ -86,3 +105,27 @@ def _share(value: float | None) -> str:
 def counts_notes(counts: Counts) -> list[str]:
     """Lines about values that the encoder had to replace."""
     return [f"  {line}" for line in counts.sentences()]
+
+
+def verdict_table(verdict: Mapping[str, Any], title: str) -> Table:
+    """What the quality gate found, from plain JSON values: a line for each label and what is held against it."""
+    table = Table(title=title, title_justify="left", min_width=len(title))
+    for name in ("label", "what", "session minus trained model", "passes"):
+        table.add_column(name)
+    for label, task in verdict["tasks"].items():
+        passes = "no: " + "; ".join(task["reasons"]) if task["reasons"] else "yes"
+        correlation = "–" if task["rank_correlation"] is None else f"{task['rank_correlation']:.6f}"
+        rows = [
+            ("scores", f"at most {task['largest']:.2g}, mean {task['mean']:.2g}"),
+            ("rank correlation", correlation),
+        ]
+        rows += [(NAMES[name], signed(metric)) for name, metric in task["metrics"].items()]
+        for k, (what, told) in enumerate(rows):
+            table.add_row(*(escape(cell) for cell in ((label, what, told, passes) if not k else ("", what, told, ""))))
+    return table
+
+
+def signed(metric: Mapping[str, float | None]) -> str:
+    """``+0.000012 (-0.000031 to +0.000054)``."""
+    value, low, high = ("–" if metric[key] is None else f"{metric[key]:+.6f}" for key in ("value", "low", "high"))
+    return f"{value} ({low} to {high})"

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import math
+from bisect import bisect_right
+from collections.abc import Sequence as Listed
+
 import mmh3
 import numpy as np
 import numpy.typing as npt
@@ -10,10 +14,10 @@ import pyarrow.compute as pc
 
 from recsys.data.inputs import Counts
 from recsys.data.schema import Bucketed, Categorical, IdFeature, Label, LogSquare, Numeric, Sequence
-from recsys.data.values import Ints, canonical, dictionary, numbers, whole
+from recsys.data.values import Ints, canonical, dictionary, numbers, text_of, whole
 from recsys.errors import DataError
 
-__all__ = ["bucketed", "column", "groups", "label", "labels", "transformed", "values"]
+__all__ = ["bucket_of", "bucketed", "column", "groups", "label", "labels", "transformed", "values"]
 
 Floats = npt.NDArray[np.float64]
 LARGEST = 1e100
@@ -58,6 +62,17 @@ def bucketed(found: Floats, feature: Bucketed, edges: Floats | None) -> pa.Array
         assert edges is not None
         buckets = np.searchsorted(edges, found, side="right").astype(np.float64)
     return pa.array(buckets, mask=missing)
+
+
+def bucket_of(number: float, feature: Bucketed, edges: Listed[float] | None) -> str | None:
+    """`bucketed` of one number, as the canonical text of its bucket."""
+    if not math.isfinite(number):
+        return None
+    if isinstance(feature.buckets, LogSquare):
+        # numpy's logarithm and the C library's may differ in the last bit, and so at the border of two buckets.
+        return text_of(number, feature.source) if number <= 2 else str(int(np.square(np.log(number))))
+    assert edges is not None
+    return str(bisect_right(edges, number))
 
 
 def values(table: pa.Table, feature: IdFeature, edges: Floats | None) -> tuple[pa.Array, Ints | None, int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from collections.abc import Sequence as Listed
 from typing import Any, Self
 
@@ -19,7 +19,7 @@ from recsys.data.columns import labels as _labels
 from recsys.data.fitting import Fitted, Normaliser, fit, target_name
 from recsys.data.hashing import hash_row, hash_rows
 from recsys.data.inputs import Counts, IdInput, Inputs, Task
-from recsys.data.schema import Hashing, IdFeature, Label, Numeric, Schema, part_name
+from recsys.data.schema import Hashing, IdFeature, Label, Numeric, Schema, Side, part_name
 from recsys.data.values import Ints, dictionary
 from recsys.data.vocabulary import Vocabulary
 from recsys.errors import CheckpointError
@@ -53,7 +53,7 @@ class Encoder:
         self._numeric, self._id_features = schema.numeric, schema.id_features
         own = {feature.name: feature for feature in self._id_features}
         self._owners = {name: own[feature.shares or name] for name, feature in own.items()}
-        self._names = tuple(name for feature in self._id_features for name in schema.parts(feature))
+        self._parts = {feature.name: schema.parts(feature) for feature in self._id_features}
 
     @property
     def inputs(self) -> Inputs:
@@ -88,7 +88,12 @@ class Encoder:
         return cls(schema, fit(schema, tables))
 
     def encode(
-        self, table: pa.Table, labels: bool = True, counts: Counts | None = None, keys: Listed[str] = ()
+        self,
+        table: pa.Table,
+        labels: bool = True,
+        counts: Counts | None = None,
+        keys: Listed[str] = (),
+        sides: Container[Side] | None = None,
     ) -> Batch:
         """Encode the rows of a table.
 
@@ -97,22 +102,33 @@ class Encoder:
             labels: Whether labels and groups are read too; a table to be scored has none.
             counts: Where missing and unknown values are counted; the same one for all tables of a data set.
             keys: Columns to pass on in the batch as they are.
+            sides: Encode only the features of these sides, the others as if the schema had none; by default all.
 
         Raises:
             DataError: When a column is absent or mistyped, or a label is missing or out of range.
         """
         counts = counts if counts is not None else Counts()
         counts.rows += table.num_rows
-        dense = np.zeros((table.num_rows, len(self._numeric)), dtype=np.float32)
-        for f, feature in enumerate(self._numeric):
-            dense[:, f] = self._dense(table, feature, counts)
-        ids = [part for feature in self._id_features for part in self._ids(table, feature, counts)]
+        numeric, id_features = self.features(sides)
+        dense = np.zeros((table.num_rows, len(numeric)), dtype=np.float32)
+        for f, number in enumerate(numeric):
+            dense[:, f] = self._dense(table, number, counts)
+        ids = [part for feature in id_features for part in self.ids(table, feature, counts)]
         return Batch(
             dense=torch.from_numpy(dense),
-            ids=JaggedIds.stack(self._names, ids),
+            ids=JaggedIds.stack(tuple(name for feature in id_features for name in self._parts[feature.name]), ids),
             labels=torch.from_numpy(_labels(table, self.schema.labels)) if labels else None,
             groups=self._groups(table, counts) if labels else None,
             keys=table.select(list(keys)) if keys else None,
+        )
+
+    def features(self, sides: Container[Side] | None = None) -> tuple[tuple[Numeric, ...], tuple[IdFeature, ...]]:
+        """The numbers and the id features of some sides, by default of all, in the schema's order."""
+        if sides is None:
+            return self._numeric, self._id_features
+        return (
+            tuple(feature for feature in self._numeric if feature.side in sides),
+            tuple(feature for feature in self._id_features if feature.side in sides),
         )
 
     def _groups(self, table: pa.Table, counts: Counts) -> Tensor | None:
@@ -126,22 +142,22 @@ class Encoder:
         counts.add(feature.name, encoded.size, int((~usable).sum()))
         return np.where(usable, encoded, np.clip((scale.fill - scale.shift) / scale.scale, -FARTHEST, FARTHEST))
 
-    def _ids(self, table: pa.Table, feature: IdFeature, counts: Counts) -> list[tuple[Tensor, Tensor | None, None]]:
-        """Ids and lengths, once for every hash."""
+    def ids(self, table: pa.Table, feature: IdFeature, counts: Counts) -> list[tuple[Tensor, Tensor | None, None]]:
+        """Ids and lengths of one feature, once for every hash."""
         array, lengths, cut = values(table, feature, self.fitted.edges.get(feature.name))
         texts, codes = dictionary(array, feature.source)
         bags = None if lengths is None else torch.from_numpy(lengths)
-        ids = [rows[codes] for rows in self._rows_of(texts, feature)]
+        ids = [rows[codes] for rows in self.rows_of(texts, feature)]
         hashed = isinstance(self._owners[feature.name].encoding, Hashing)
         unknown = 0 if hashed else codes.size - int(np.count_nonzero(ids[0]))
         counts.add(feature.name, codes.size, int((codes < 0).sum()), unknown, cut)
         return [(torch.from_numpy(part), bags, None) for part in ids]
 
-    def _rows_of(self, texts: pa.LargeStringArray, feature: IdFeature) -> list[Ints]:
+    def rows_of(self, texts: pa.LargeStringArray, feature: IdFeature) -> list[Ints]:
         """For every hash, rows of distinct texts, and last the row of a missing value, whose code is -1."""
         owner = self._owners[feature.name]
         if isinstance(owner.encoding, Hashing):
-            keys = [(name, owner.encoding.bits, owner.encoding.seed) for name in self.schema.parts(owner)]
+            keys = [(name, owner.encoding.bits, owner.encoding.seed) for name in self._parts[owner.name]]
             return [np.append(hash_rows(texts, *key), hash_row(None, *key)) for key in keys]
         found = self.fitted.vocabularies[owner.name].positions(texts)
         return [np.append(np.where(found < 0, UNKNOWN, found + FIRST), MISSING)]

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-__all__ = ["hash64", "hash_row", "hash_rows", "murmur3"]
+__all__ = ["hash64", "hash64_of", "hash_row", "hash_rows", "murmur3"]
 
 Bytes = npt.NDArray[np.uint8]
 Offsets = npt.NDArray[np.int64]
@@ -42,6 +42,11 @@ def hash64(texts: pa.LargeStringArray, seed: int) -> npt.NDArray[np.uint64]:
     """
     high, low = (murmur3(texts, prefix, seed).astype(np.uint64) for prefix in (b"", b"#"))
     return (high << np.uint64(32)) | low
+
+
+def hash64_of(text: str, seed: int) -> int:
+    """`hash64` of one text."""
+    return mmh3.hash(text, seed, signed=False) << 32 | mmh3.hash(f"#{text}", seed, signed=False)
 
 
 def murmur3(texts: pa.LargeStringArray, prefix: bytes, seed: int) -> Words:

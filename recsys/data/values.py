@@ -9,6 +9,8 @@ writes in another way than Arrow (1e-05 for 0.00001) is another category in a te
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
@@ -16,9 +18,13 @@ import pyarrow.compute as pc
 
 from recsys.errors import DataError
 
-__all__ = ["NO_VALUE", "canonical", "dictionary", "numbers", "whole"]
+__all__ = ["NO_VALUE", "PLAIN", "Plain", "canonical", "dictionary", "number_of", "numbers", "text_of", "whole"]
 
 Ints = npt.NDArray[np.int64]
+Plain = str | int | float | bool | None
+"""A value as JSON gives it, lists and objects apart."""
+PLAIN = frozenset({str, int, float, bool, type(None)})
+"""The types of `Plain`, without their subclasses, which may write themselves in another way."""
 
 NO_VALUE = (
     "", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>", "N/A", "NA",
@@ -26,6 +32,10 @@ NO_VALUE = (
 )  # fmt: skip
 """What text says for "missing": what pandas reads as missing, and the \\N of databases."""
 _NOTHING = pa.array([*NO_VALUE], pa.large_string())
+_NO_TEXT, _NO_NUMBER = frozenset(NO_VALUE), frozenset([*NO_VALUE, "?"])
+_BOOLEANS = {"True": "true", "TRUE": "true", "False": "false", "FALSE": "false"}
+_WHOLE = re.compile(r"(-?[0-9]+)\.0+")
+_DECIMAL = re.compile(r"-?[0-9]+(\.[0-9]+)?")
 
 
 def whole(column: pa.ChunkedArray | pa.Array) -> pa.Array:
@@ -118,6 +128,57 @@ def _floats(array: pa.Array) -> pa.Array:
     return pc.if_else(pc.is_nan(array), pa.scalar(None, pa.large_string()), text)
 
 
+def text_of(value: Plain, name: str) -> str | None:
+    """`canonical` of one value by itself; of an integer that only unsigned 64 bits hold, too.
+
+    Raises:
+        DataError: For an integer beyond 64 bits, and for text that is not Unicode (half of a surrogate pair).
+    """
+    if isinstance(value, str):
+        return _tidy_one(value, name)
+    if value is None:
+        return None
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return str(_fits(value, name)) if isinstance(value, int) else _float_text(value, name)
+
+
+def _tidy_one(text: str, name: str) -> str | None:
+    text = text.strip()
+    if not text.isascii():
+        _unicode(text, name)
+    if ".0" in text and (found := _WHOLE.fullmatch(text)):
+        text = found[1]
+    text = _BOOLEANS.get(text, text)
+    if text == "-0":
+        return "0"
+    return None if text in _NO_TEXT else text
+
+
+def _float_text(value: float, name: str) -> str | None:
+    if value != value:
+        return None
+    if value.is_integer() and abs(value) < 2.0**63:
+        return str(int(value))
+    if 1e-4 <= abs(value) < 1e10:
+        return repr(value)  # what Arrow writes; beyond, the two begin to write exponents at other places
+    text: str = canonical(pa.array([value]), name)[0].as_py()
+    return text
+
+
+def _fits(value: int, name: str) -> int:
+    if -(1 << 63) <= value < 1 << 64:
+        return value
+    raise DataError(f"column `{name}`: an integer of {value.bit_length()} bits; at most 64 can be read, or text")
+
+
+def _unicode(text: str, name: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise DataError(f"column `{name}`: its text cannot be read, is it Unicode? ({error})") from None
+
+
 def dictionary(array: pa.Array, name: str) -> tuple[pa.LargeStringArray, Ints]:
     """Canonical texts of the values that occur, and for each row the position of its text, -1 where it is missing.
 
@@ -189,6 +250,28 @@ def numbers(array: pa.Array, name: str) -> npt.NDArray[np.float64]:
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         raise DataError(f"column `{name}`: expected numbers, got {kind}: {_shortly(error)}") from None
     return np.asarray(pc.fill_null(column, float("nan")).to_numpy(zero_copy_only=False), dtype=np.float64)
+
+
+def number_of(value: Plain, name: str) -> float:
+    """`numbers` of one value by itself.
+
+    Raises:
+        DataError: When it is no number, or an integer beyond 64 bits.
+    """
+    if value is None:
+        return float("nan")
+    if isinstance(value, float):
+        return value
+    if isinstance(value, int):
+        return float(_fits(value, name))
+    text = value.strip()
+    if _DECIMAL.fullmatch(text):
+        return float(text)
+    if text in _NO_NUMBER:
+        return float("nan")
+    # Other spellings are left to Arrow: Python's float also reads 1_000 and digits of other scripts.
+    _unicode(text, name)
+    return float(numbers(pa.array([text]), name)[0])
 
 
 def _shortly(error: Exception) -> str:

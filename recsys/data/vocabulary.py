@@ -9,7 +9,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from recsys.data.hashing import hash64
+from recsys.data.hashing import hash64, hash64_of
 from recsys.data.values import Ints
 
 __all__ = ["Tally", "Vocabulary"]
@@ -84,6 +84,14 @@ class Vocabulary:
         found = np.asarray(self._index.get_indexer(pd.Index(hash64(texts, self._seed))), dtype=np.int64)
         same = pc.equal(self.texts.take(pa.array(np.maximum(found, 0))), texts)
         return np.where(same.to_numpy(zero_copy_only=False), found, -1)
+
+    def position(self, text: str) -> int:
+        """`positions` of one text, in a few microseconds and without memory of its own; safe in threads."""
+        try:
+            found = int(self._index.get_loc(hash64_of(text, self._seed)))  # type: ignore[arg-type]
+        except KeyError:
+            return -1
+        return found if self.texts[found].as_py() == text else -1
 
     def _indexed(self) -> pd.Index[int]:
         """An index of the texts' hashes; should two agree, another seed is tried."""

@@ -20,7 +20,7 @@ from recsys.dataflow.workload import Dtype
 from recsys.errors import ConfigError, DataError
 from recsys.layers.tables import EmbeddingTables, TableSpec
 
-__all__ = ["Executor", "Kernels", "TableExecutor", "kernels", "store"]
+__all__ = ["Executor", "Kernels", "TableExecutor", "kernels", "sources"]
 
 
 class Executor(Protocol):
@@ -102,7 +102,7 @@ class TableExecutor:
         kernel: Literal["auto"] | Kernel = "auto",
         unknown: Literal["row 0", "raise"] = "row 0",
     ) -> TableExecutor:
-        """An executor of a trained model's tables, with a copy of their rows; `store` makes it.
+        """An executor of a trained model's tables, with a copy of their rows on huge pages.
 
         Raises:
             ConfigError: Also when they do not fit into memory.
@@ -110,7 +110,7 @@ class TableExecutor:
         """
         if plan is not None:
             _check(plan, tables.spec)
-        return cls(tables.spec, store(tables, plan).tables, plan, kernel, unknown)
+        return cls(tables.spec, Storage(sources(tables, plan)).tables, plan, kernel, unknown)
 
     def _slots(self, spec: TableSpec) -> list[Slot]:
         """Where each look-up's columns begin: those of one field stand one after the other."""
@@ -204,24 +204,11 @@ def kernels(slots: Sequence[Slot], plan: DataFlowPlan | None = None) -> Kernels:
     return _planned(slots, plan) if plan is not None and kind == "cpu" else KERNELS[kind](slots)
 
 
-def store(tables: EmbeddingTables, plan: DataFlowPlan | None = None) -> Storage:
-    """A copy of the rows of a trained model, on huge pages, with collision weights folded in.
-
-    Args:
-        tables: They stay as they are.
-        plan: How each table is stored; by default as float32.
-
-    Raises:
-        ConfigError: When they do not fit into memory.
-        DataError: When a table holds numbers that cannot be stored as the plan says.
-    """
+def sources(tables: EmbeddingTables, plan: DataFlowPlan | None = None) -> dict[str, Source]:
+    """The rows of a trained model to be stored as a plan says (by default as float32), collision weights folded in."""
     dtypes: Mapping[str, Dtype] = {} if plan is None else {table.name: table.dtype for table in plan.tables}
-    return Storage({name: _source(tables, name, dtypes.get(name, "fp32")) for name in tables.tables})
-
-
-def _source(tables: EmbeddingTables, name: str, dtype: Dtype) -> Source:
-    rows, collision = tables.table(name)
-    return Source(rows, dtype, collision)
+    found = {name: tables.table(name) for name in tables.tables}
+    return {name: Source(rows, dtypes.get(name, "fp32"), collision) for name, (rows, collision) in found.items()}
 
 
 def _check(plan: DataFlowPlan, spec: TableSpec) -> None:

@@ -5,18 +5,35 @@ A row read at random from 4 KB pages costs a walk of the page table as well; on 
 
 from __future__ import annotations
 
+import hashlib
+import io
 import mmap
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from recsys.dataflow.workload import Dtype
-from recsys.errors import ConfigError, DataError
+from recsys.errors import CheckpointError, ConfigError, DataError
 from recsys.machine import available_memory, huge_pages
 
-__all__ = ["HUGE_PAGE", "Rows", "Source", "Storage", "allocate", "dequantise", "quantise"]
+__all__ = [
+    "HUGE_PAGE",
+    "Rows",
+    "Source",
+    "Storage",
+    "allocate",
+    "copied",
+    "dequantise",
+    "mapped",
+    "places",
+    "quantise",
+    "view",
+]
 
 HUGE_PAGE = 2 << 20
 _LINE = 64
@@ -85,10 +102,25 @@ class Source:
         """Bytes of the stored rows."""
         return self.rows.shape[0] * _width(self.dim, self.dtype) * _STORED[self.dtype].itemsize
 
-    def part(self, at: int, step: int) -> Tensor:
-        """[step, dim] of the rows from `at` on, scaled."""
-        rows = self.rows[at : at + step].detach()
-        return rows if self.scale is None else rows * self.scale[at : at + step].detach()
+    def pieces(self, name: str) -> Iterator[Tensor]:
+        """The stored rows, scaled and converted, some at a time.
+
+        Args:
+            name: Of the table, for errors.
+
+        Raises:
+            DataError: When a row holds numbers that cannot be stored so.
+        """
+        step = max(1, _CONVERTED // max(1, self.rows.shape[1] * 4))
+        for at in range(0, self.rows.shape[0], step):
+            rows = self.rows[at : at + step].detach()
+            if self.scale is not None:
+                rows = rows * self.scale[at : at + step].detach()
+            exact = self.quantised or self.dtype != "int8"
+            piece = rows.to(_STORED[self.dtype]) if exact else quantise(rows.float())
+            if self.dtype == "fp16" and not bool((rows.isfinite() == piece.isfinite()).all()):
+                raise DataError(f"table `{name}` holds numbers beyond 65504, the largest of fp16: store it as fp32")
+            yield piece
 
 
 def _width(dim: int, dtype: Dtype) -> int:
@@ -167,9 +199,7 @@ class Storage:
     """
 
     def __init__(self, tables: Mapping[str, Source]) -> None:
-        starts, end = {}, 0
-        for name, source in tables.items():
-            starts[name], end = end, end + -(-source.bytes // _LINE) * _LINE
+        starts, end = places(tables)
         if end > available_memory():
             raise ConfigError(
                 f"the tables need {end:,} bytes and {available_memory():,} are available: store them as fp16 or int8"
@@ -186,13 +216,70 @@ class Storage:
         return sum(rows.data.numel() * rows.data.element_size() for rows in self.tables.values())
 
 
+def places(tables: Mapping[str, Source]) -> tuple[dict[str, int], int]:
+    """The byte at which each table begins, on a cache line of its own, and where the last one ends."""
+    starts, end = {}, 0
+    for name, source in tables.items():
+        starts[name], end = end, end + -(-source.bytes // _LINE) * _LINE
+    return starts, end
+
+
 def _fill(name: str, memory: Tensor, source: Source) -> Rows:
-    rows, dim = source.rows.shape[0], source.dim
-    stored = memory.view(_STORED[source.dtype]).view(rows, _width(dim, source.dtype))
-    step = max(1, _CONVERTED // max(1, dim * 4))
-    for at in range(0, rows, step):
-        part = source.part(at, step)
-        stored[at : at + step] = quantise(part.float()) if source.dtype == "int8" and not source.quantised else part
-        if source.dtype == "fp16" and not bool((part.isfinite() == stored[at : at + step].isfinite()).all()):
-            raise DataError(f"table `{name}` holds numbers beyond 65504, the largest of fp16: store it as fp32")
-    return Rows(stored, dim, source.dtype)
+    rows = view(memory, source.rows.shape[0], source.dim, source.dtype)
+    at = 0
+    for piece in source.pieces(name):
+        rows.data[at : at + len(piece)] = piece
+        at += len(piece)
+    return rows
+
+
+def view(memory: Tensor, rows: int, dim: int, dtype: Dtype) -> Rows:
+    """The rows of a table in the bytes that hold it and nothing else."""
+    return Rows(memory.view(_STORED[dtype]).view(rows, _width(dim, dtype)), dim, dtype)
+
+
+def mapped(path: Path, size: int) -> Tensor:
+    """The first `size` bytes of a file where they lie: read when they are touched, shared between processes.
+
+    Raises:
+        CheckpointError: When the file is absent or shorter.
+    """
+    with _opened(path, size) as file:
+        # A private mapping: what is written to it, if anything, stays in this process.
+        return torch.frombuffer(mmap.mmap(file.fileno(), size, access=mmap.ACCESS_COPY), dtype=torch.uint8)
+
+
+def copied(path: Path, size: int, sha256: str) -> Tensor:
+    """The first `size` bytes of a file on huge pages, checked on the way.
+
+    Raises:
+        CheckpointError: When the file is absent, shorter or altered.
+        ConfigError: When there is no memory for it.
+    """
+    if size > available_memory():
+        raise ConfigError(
+            f"the tables need {size:,} bytes and {available_memory():,} are available: map them (storage map)"
+        )
+    memory, _ = allocate(size)
+    content, digest = memory.numpy(), hashlib.sha256()
+    with _opened(path, size) as file, ThreadPoolExecutor(1) as hasher:
+        for at in range(0, size, _CONVERTED):
+            part = memoryview(content[at : at + _CONVERTED])  # type: ignore[arg-type]
+            if file.readinto(part) != len(part):
+                raise CheckpointError(f"{path}: ends before its {size:,} bytes")
+            hasher.submit(digest.update, part)
+    if digest.hexdigest() != sha256:
+        raise CheckpointError(f"{path}: its checksum differs from the recorded one: altered")
+    return memory
+
+
+def _opened(path: Path, size: int) -> io.FileIO:
+    try:
+        file = io.FileIO(path)
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read: {error.strerror or error}") from None
+    found = os.fstat(file.fileno()).st_size
+    if found != size:
+        file.close()
+        raise CheckpointError(f"{path}: {found:,} bytes, expected {size:,}: altered or cut off")
+    return file

@@ -50,14 +50,14 @@ class _Eager:
     """Torch's operators one by one."""
 
     def __init__(self, program: ExportedProgram, precision: Precision) -> None:
-        self._module = (network.half(program) if precision == "bf16" else program).module(check_guards=False)
+        self._forward = network.eager(network.half(program) if precision == "bf16" else program)
 
     def bind(self, inputs: Sequence[Tensor], out: Tensor) -> Run:
-        module = self._module
+        forward = self._forward
 
         def run() -> None:
             with torch.no_grad(), torch_threads(1):
-                out.copy_(module(*inputs))
+                out.copy_(forward(*inputs))
 
         return run
 

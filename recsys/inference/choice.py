@@ -16,9 +16,9 @@ from tqdm import tqdm
 from recsys.errors import RecsysError
 from recsys.files import read_json, write_json
 from recsys.inference.backends import ENGINES, Backend, Engine, Precision, absent, cache_folder, load
-from recsys.inference.network import digest, example
+from recsys.inference.network import digest, eager, example
 
-__all__ = ["SIZES", "Choice", "choose"]
+__all__ = ["SIZES", "Choice", "choose", "measured"]
 
 Times = dict[Backend, float]
 
@@ -63,11 +63,7 @@ def choose(program: ExportedProgram, precision: Precision, most: int, show: bool
     Raises:
         RecsysError: When no back end can run the network in that precision.
     """
-    sizes = sorted({min(size, most) for size in SIZES})
-    backends = [backend for backend, kind in ENGINES if kind == precision]
-    left = {name: reason for name in backends if (reason := absent(name, precision))}
-    able = [name for name in backends if name not in left]
-    memory = cache_folder() / f"{digest(program)[:32]}-{precision}.json"
+    sizes, (able, left), memory = _sizes(most), _able(precision), _memory(program, precision)
     us = _remembered(memory, able, sizes)
     engines: dict[Backend, Engine] = {}
     if us is None:
@@ -80,6 +76,26 @@ def choose(program: ExportedProgram, precision: Precision, most: int, show: bool
         if name not in engines:
             engines[name] = load(name, precision, program)
     return Choice({size: (name, engines[name]) for size, name in best.items()}, us, left)
+
+
+def measured(program: ExportedProgram, precision: Precision, most: int) -> bool:
+    """Whether `choose` has the answer ready."""
+    return _remembered(_memory(program, precision), _able(precision)[0], _sizes(most)) is not None
+
+
+def _sizes(most: int) -> list[int]:
+    return sorted({min(size, most) for size in SIZES})
+
+
+def _able(precision: Precision) -> tuple[list[Backend], dict[Backend, str]]:
+    """The back ends that can run here, and why others cannot."""
+    backends = [backend for backend, kind in ENGINES if kind == precision]
+    left = {name: reason for name in backends if (reason := absent(name, precision))}
+    return [name for name in backends if name not in left], left
+
+
+def _memory(program: ExportedProgram, precision: Precision) -> Path:
+    return cache_folder() / f"{digest(program)[:32]}-{precision}.json"
 
 
 def _remembered(path: Path, backends: Sequence[Backend], sizes: Sequence[int]) -> dict[int, Times] | None:
@@ -123,7 +139,7 @@ def _measure(engines: Mapping[Backend, Engine], program: ExportedProgram, size: 
     """Median µs of each, interleaved."""
     inputs = example(program, size)
     with torch.no_grad():
-        first = program.module(check_guards=False)(*inputs)
+        first = eager(program)(*inputs)
     runs = {name: engine.bind(inputs, torch.empty_like(first)) for name, engine in engines.items()}
     for run in runs.values():
         run()

@@ -7,26 +7,24 @@ an operator that is not torch's own arithmetic, or an expression of a shape that
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import io
 import json
 import re
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.export import Dim, ExportedProgram
+from torch import Tensor
+from torch.export import ExportedProgram
 from torch.fx import Graph, GraphModule, Node
 
 from recsys.errors import CheckpointError
 from recsys.files import replacing
-from recsys.models.base import RankingModel, to_scores
 
-__all__ = ["digest", "example", "export", "half", "read", "tidied", "write"]
+__all__ = ["digest", "eager", "example", "flops", "half", "read", "tidied", "write"]
 
 _MEMBERS = re.compile(
     r"[^/]+/(archive_format|archive_version|byteorder|\.data/(version|serialization_id)|models/model\.json"
@@ -37,38 +35,6 @@ _OPERATOR = re.compile(r"torch\.ops\.aten\.\w+\.\w+|_operator\.(add|sub|mul|floo
 _EXPRESSION = re.compile(
     r"((Symbol|Integer|Mul|Add|Pow|Max|Min|FloorDiv|Mod)\(|'[su]\d+'|(positive|integer)=True|-?\d+|[(), ])*"
 )
-
-
-class _Scores(nn.Module):
-    """Scores [B, tasks] of x [B, width] and of (rows [B, L, dim], lengths [B]) for each unpooled look-up."""
-
-    def __init__(self, model: RankingModel) -> None:
-        super().__init__()
-        bare = copy.copy(model)
-        bare._modules = {name: module for name, module in model._modules.items() if name != "tables"}
-        self.model, self.tasks = bare, model.inputs.tasks
-
-    def forward(self, x: Tensor, *sequences: Tensor) -> Tensor:
-        pairs = zip(sequences[::2], sequences[1::2], strict=True)
-        named = dict(zip(self.model.layout.sequences, pairs, strict=True))
-        return to_scores(self.model.network(x, named), self.tasks)
-
-
-def export(model: RankingModel) -> ExportedProgram:
-    """The program of a trained model's network, for batches and sequences of any length from 1 on.
-
-    Its inputs are x [B, width], then for each of the layout's sequences its rows [B, L, dim] and lengths [B]; it gives
-    scores [B, tasks]. The model stays as it is.
-    """
-    batch = Dim("batch", min=1)
-    inputs: list[Tensor] = [torch.zeros(3, model.layout.width)]
-    shapes: list[dict[int, Dim]] = [{0: batch}]
-    for k, dim in enumerate(model.layout.sequences.values()):
-        inputs += [torch.zeros(3, 2, dim), torch.full((3,), 2)]
-        shapes += [{0: batch, 1: Dim(f"length{k}", min=1)}, {0: batch}]
-    dynamic = (shapes[0], tuple(shapes[1:])) if len(shapes) > 1 else (shapes[0],)
-    with torch.no_grad():
-        return tidied(torch.export.export(_Scores(model).eval(), tuple(inputs), dynamic_shapes=dynamic))
 
 
 def tidied(program: ExportedProgram) -> ExportedProgram:
@@ -161,6 +127,23 @@ def digest(program: ExportedProgram) -> str:
         found.update(name.encode())
         found.update(value.detach().contiguous().flatten().view(torch.uint8).numpy().data)
     return found.hexdigest()
+
+
+def eager(program: ExportedProgram) -> Callable[..., Tensor]:
+    """The program as a function, run operator by operator, without a look at whether inputs fit.
+
+    Looking takes half as long again as a small network itself.
+    """
+    module = program.module(check_guards=False)
+    module._forward_pre_hooks.clear()
+    run: Callable[..., Tensor] = module.forward
+    return run
+
+
+def flops(program: ExportedProgram) -> float:
+    """Floating-point operations of a row in linear layers: ``2 · Σ rows · columns`` of their weights."""
+    layers = [node for node in program.graph.nodes if node.target is torch.ops.aten.linear.default]
+    return 2.0 * sum(int(layer.args[1].meta["val"].numel()) for layer in layers)
 
 
 def half(program: ExportedProgram) -> ExportedProgram:

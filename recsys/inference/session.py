@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import threading
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import torch
 from torch import Tensor
@@ -18,49 +18,25 @@ from torch import Tensor
 from recsys.config import nearest
 from recsys.data.batch import Batch
 from recsys.data.encoder import Counts
-from recsys.data.readers import Rows, tables
+from recsys.data.readers import Dataset, Rows
+from recsys.data.rows import RowEncoder
 from recsys.dataflow.executor import TableExecutor
 from recsys.dataflow.plan import DataFlowPlan
+from recsys.dataflow.platform import read_cores
 from recsys.errors import ConfigError, DataError
-from recsys.inference.backends import Backend, Precision, Run, load
+from recsys.inference.backends import Backend, Precision, load
+from recsys.inference.buffers import Bound, Buffers, Scores
 from recsys.inference.choice import Choice, choose
 from recsys.inference.parts import Parts, Storing, open_parts
+from recsys.inference.profile import SizeProfile, drawn, profile
+from recsys.inference.rank import CandidateScorer, Ranking, best
 
 __all__ = ["InferenceSession", "session"]
 
-Scores = npt.NDArray[Any]
 MAX_BATCH = 512
 """Rows that go through the network at once: more do not fit the caches of a core, and take longer each."""
 _READ = 16_384
 """Rows of a frame or a file that are encoded at once."""
-_KEPT = 64
-"""Batch sizes whose bound calls a thread keeps."""
-
-
-@dataclass(frozen=True)
-class _Bound:
-    """Buffers of one thread for one batch size, and the network bound to them.
-
-    Attributes:
-        x: [B, width], the network's input; `dense` is its columns of numbers.
-        out: [B, tasks]; `scores` is the same memory.
-        run: None where sequences, whose lengths differ from batch to batch, are bound for each call.
-    """
-
-    x: Tensor
-    dense: Tensor
-    out: Tensor
-    scores: Scores
-    run: Run | None
-
-
-class _Workspace(threading.local):
-    """What a thread has of its own."""
-
-    def __init__(self, most: int, width: int, tasks: int, dtype: torch.dtype) -> None:
-        self.x = torch.zeros(most, width)
-        self.out = torch.zeros(most, tasks, dtype=dtype)
-        self.bound: dict[int, _Bound] = {}
 
 
 class InferenceSession:
@@ -74,6 +50,8 @@ class InferenceSession:
         choice: The back end of each batch size.
         precision: Of the network's matrix products.
         max_batch: Rows that run at once; larger batches are split.
+        spec: What is looked up where.
+        source: A checksum of what the session was made from.
 
     Raises:
         ConfigError: When the plan is for another model, or a back end is unknown.
@@ -85,26 +63,28 @@ class InferenceSession:
         parts: Parts,
         plan: DataFlowPlan | None = None,
         backend: Literal["auto"] | Backend = "auto",
-        precision: Precision = "fp32",
+        precision: Literal["auto"] | Precision = "auto",
         max_batch: int = MAX_BATCH,
         threads: int = 1,
     ) -> None:
         if max_batch < 1 or threads < 1:
             raise ConfigError(f"expected max_batch and threads of 1 or more, got {max_batch} and {threads}")
-        self.encoder, self.counts, self.precision = parts.encoder, Counts(), precision
+        self.encoder, self.counts = parts.encoder, Counts()
         self.max_batch, self.threads = max_batch, threads
-        self._parts = parts
+        self.spec, self.source = parts.spec, parts.source
         self._features, self._layout = parts.spec.features, parts.spec.layout
         self._tasks = parts.encoder.inputs.tasks
         self._executor = TableExecutor(parts.spec, parts.rows, plan)
-        self.choice = (
-            choose(parts.program, precision, max_batch)
-            if backend == "auto"
-            else Choice({max_batch: (backend, load(backend, precision, parts.program))}, {}, {})
-        )
+        self.precision, self.choice = _chosen(parts, backend, precision, max_batch)
+        schema = parts.encoder.schema
+        self._known = {*schema.columns, *(label.source for label in schema.labels), schema.group}
         binary = all(task.kind == "binary" for task in self._tasks)
         self._dtype = torch.float32 if binary else torch.float64
-        self._space = _Workspace(max_batch, self._layout.width, len(self._tasks), self._dtype)
+        self._numpy = np.dtype(np.float32 if binary else np.float64)
+        layout = parts.spec.layout
+        self._buffers = Buffers(max_batch, layout, len(self._tasks), self._dtype, self.choice)
+        self._encode_rows = RowEncoder(self.encoder).encode
+        self._candidates: CandidateScorer | None = None
         self._pool = ThreadPoolExecutor(threads, "recsys-session") if threads > 1 else None
         self._lock = threading.Lock()
         self._closed = False
@@ -131,15 +111,42 @@ class InferenceSession:
             raise ConfigError("`out` takes the scores of an encoded batch; of other rows they are allocated")
         if isinstance(rows, Mapping):
             rows = [rows]
-        if isinstance(rows, Sequence) and not isinstance(rows, str) and all(isinstance(row, Mapping) for row in rows):
-            rows = pa.Table.from_pylist(list(rows))
+        if isinstance(rows, list) and (not rows or isinstance(rows[0], Mapping)):
+            counts = Counts()
+            batch = self._encode_rows(rows, counts)
+            self._count(counts)
+            return self._predict_batch(batch, None)
         parts = [self._predict_batch(self.encode(table), None) for table in self._tables(rows)]
-        none = np.zeros((0, len(self._tasks))[: 1 + (len(self._tasks) > 1)], dtype=self._numpy)
-        return np.concatenate(parts) if parts else none
+        return np.concatenate(parts) if parts else self._empty(0)
+
+    def _empty(self, n: int) -> Scores:
+        return np.empty(self._shape(n), dtype=self._numpy)
+
+    def _shape(self, n: int) -> tuple[int, ...]:
+        return (n,) if len(self._tasks) == 1 else (n, len(self._tasks))
+
+    def _tables(self, rows: Rows) -> Iterator[pa.Table]:
+        """Rows as tables of the features' columns, as far as they are there; of files, others are not read."""
+        schema = self.encoder.schema
+        data = Dataset(rows, schema.format)
+        names = data.schema.names
+        if not data.files:
+            self._check_known(names)
+        present = [name for name in schema.columns if name in names]
+        if not present:
+            raise DataError(f"expected columns {', '.join(schema.columns)}, got {', '.join(names) or 'none'}")
+        return (table for table, _ in data.read(present, _READ))
+
+    def _check_known(self, names: Sequence[str]) -> None:
+        odd = next((name for name in names if name not in self._known), None)
+        if odd is not None:
+            hint = nearest(odd, list(self.columns))
+            raise DataError(f"column `{odd}` is no feature's: {hint}; pass rows[session.columns]")
 
     @property
-    def _numpy(self) -> npt.DTypeLike:
-        return np.float32 if self._dtype is torch.float32 else np.float64
+    def columns(self) -> list[str]:
+        """The columns that features are read from."""
+        return list(self.encoder.schema.columns)
 
     def encode(self, table: pa.Table) -> Batch:
         """The batch of a table's rows; columns that are absent are missing in every row, and counted.
@@ -149,36 +156,30 @@ class InferenceSession:
         """
         counts = Counts()
         batch = self.encoder.encode(self._complete(table), labels=False, counts=counts)
-        with self._lock:
-            self.counts.merge(counts)
+        self._count(counts)
         return batch
 
+    def _count(self, counts: Counts) -> None:
+        with self._lock:
+            self.counts.merge(counts)
+
     def _complete(self, table: pa.Table) -> pa.Table:
-        schema = self.encoder.schema
-        known = [*schema.columns, *(label.source for label in schema.labels), schema.group]
-        odd = next((name for name in table.column_names if name not in known), None)
-        if odd is not None:
-            raise DataError(f"column `{odd}` is of no feature: {nearest(odd, list(schema.columns))}; leave it out")
-        for name in schema.columns:
+        for name in self.encoder.schema.columns:
             if name not in table.column_names:
                 table = table.append_column(name, pa.nulls(table.num_rows))
         return table
 
-    def _tables(self, rows: Any) -> Any:
-        return tables(rows, self.encoder.schema.columns, _READ, self.encoder.schema.format)
-
     def _predict_batch(self, batch: Batch, out: Scores | None) -> Scores:
-        n, tasks = len(batch), len(self._tasks)
-        shape = (n,) if tasks == 1 else (n, tasks)
+        n = len(batch)
         if batch.ids.features != self._features or batch.dense.shape[1] != self._layout.dense.stop:
             raise DataError(
                 f"expected a batch of {self._layout.dense.stop} numbers and features {', '.join(self._features)}, got "
                 f"{batch.dense.shape[1]} and {', '.join(batch.ids.features)}: encode with the session's encoder"
             )
         if out is None:
-            out = np.empty(shape, dtype=self._numpy)
-        elif out.shape != shape or out.dtype != self._numpy:
-            raise DataError(f"expected `out` as {np.dtype(self._numpy)} {shape}, got {out.dtype} {out.shape}")
+            out = self._empty(n)
+        elif out.shape != self._shape(n) or out.dtype != self._numpy:
+            raise DataError(f"expected `out` as {self._numpy} {self._shape(n)}, got {out.dtype} {out.shape}")
         if n <= self.max_batch and self._pool is None:
             if n:
                 self._piece(batch, out)
@@ -198,34 +199,90 @@ class InferenceSession:
             pass
 
     def _piece(self, batch: Batch, out: Scores) -> None:
-        bound = self._bound(len(batch))
+        bound = self._buffers.bound(len(batch))
+        bound.run(self._look_up(batch, bound))
+        bound.copy(out)
+
+    def _look_up(self, batch: Batch, bound: Bound) -> list[Tensor]:
+        """Fill the network's input; the rows and lengths of sequences are returned."""
         bound.dense.copy_(batch.dense)
         self._executor.lookup(batch.ids, bound.x)
-        if bound.run is not None:
-            bound.run()
-        else:
-            self._with_sequences(batch, bound)
-        np.copyto(out, bound.scores)
-        if not np.isfinite(out).all():
-            bad = int((~np.isfinite(out)).sum())
-            raise DataError(f"{bad} of {out.size} scores are not finite: the weights are, or numbers are far too large")
+        if not self._layout.sequences:
+            return []
+        return [one for pair in self._executor.sequences(batch.ids).values() for one in pair]
 
-    def _with_sequences(self, batch: Batch, bound: _Bound) -> None:
-        pairs = self._executor.sequences(batch.ids).values()
-        inputs = [bound.x, *(one for rows, lengths in pairs for one in (rows, lengths))]
-        self.choice.engine(len(batch)).bind(inputs, bound.out)()
+    def step_times(self, batch: Batch) -> tuple[float, float]:
+        """Microseconds that look-ups and network take; a batch beyond `max_batch` runs in pieces, as `predict` does."""
+        self._check_open()
+        lookup = network = 0.0
+        for start in range(0, len(batch), self.max_batch):
+            piece = batch if len(batch) <= self.max_batch else batch.slice(start, start + self.max_batch)
+            bound = self._buffers.bound(len(piece))
+            times = [time.perf_counter()]
+            sequences = self._look_up(piece, bound)
+            times.append(time.perf_counter())
+            bound.run(sequences)
+            times.append(time.perf_counter())
+            lookup += 1e6 * (times[1] - times[0])
+            network += 1e6 * (times[2] - times[1])
+        return lookup, network
 
-    def _bound(self, size: int) -> _Bound:
-        space = self._space
-        found = space.bound.get(size)
-        if found is None:
-            if len(space.bound) >= _KEPT:
-                space.bound.clear()
-            x, out = space.x[:size], space.out[:size]
-            run = None if self._layout.sequences else self.choice.engine(size).bind([x], out)
-            scores = out.numpy()[:, 0] if len(self._tasks) == 1 else out.numpy()
-            found = space.bound[size] = _Bound(x, x[:, self._layout.dense], out, scores, run)
-        return found
+    @property
+    def table_bytes(self) -> int:
+        """Bytes of all stored rows."""
+        self._check_open()
+        return sum(rows.data.nbytes for rows in self._executor.rows.values())
+
+    def profile(self, seconds: float = 0.3) -> list[SizeProfile]:
+        """Where the time of each batch size goes, on uniform ids."""
+        self._check_open()
+        return profile(self, seconds=seconds)
+
+    def warm_up(self) -> None:
+        """Make this thread's buffers and run every engine once, so that the next call is as fast as all others."""
+        self._check_open()
+        for size in self.choice.engines:
+            self.predict(drawn(self, min(size, self.max_batch)))
+
+    def rank(
+        self, user: Mapping[str, Any], candidates: Rows | Sequence[Mapping[str, Any]], k: int, task: str | None = None
+    ) -> Ranking:
+        """The k best of n candidates for one user, whose features are encoded and looked up once.
+
+        Args:
+            user: Columns of side `user`, and of side `context` where candidates do not have them.
+            candidates: Columns of side `item`: dicts, an Arrow table or a DataFrame. What is absent is missing.
+            k: How many; all where there are fewer.
+            task: The label to rank by, where a model has several.
+
+        Raises:
+            ConfigError: After `close`, when `k` is below 1, or the label is not named.
+            DataError: When a column is of no feature or on the wrong side, or a value cannot be read.
+        """
+        self._check_open()
+        column = self._task(task)
+        if k < 1:
+            raise ConfigError(f"expected k of 1 or more, got {k}")
+        if not (isinstance(candidates, Sequence) and all(isinstance(row, Mapping) for row in candidates)):
+            candidates = _whole(candidates)
+        out = self._empty(len(candidates))
+        if len(candidates):
+            self._count(self._scorer().scores(user, candidates, out))
+        return best(out if out.ndim == 1 else out[:, column], k)
+
+    def _scorer(self) -> CandidateScorer:
+        if self._candidates is None:
+            rows = self._executor.rows
+            self._candidates = CandidateScorer(self.encoder, self.spec, rows, self._buffers, self.max_batch)
+        return self._candidates
+
+    def _task(self, task: str | None) -> int:
+        names = [one.name for one in self._tasks]
+        if task is None and len(names) == 1:
+            return 0
+        if task not in names:
+            raise ConfigError(f"expected the label to rank by, one of {', '.join(names)}, got {task}")
+        return names.index(task)
 
     def _check_open(self) -> None:
         if self._closed:
@@ -236,7 +293,7 @@ class InferenceSession:
         self._closed = True
         if self._pool is not None:
             self._pool.shutdown()
-        for name in ("_executor", "choice", "_space", "_parts"):
+        for name in ("_executor", "choice", "_buffers", "_candidates"):
             self.__dict__.pop(name, None)
 
     def __enter__(self) -> InferenceSession:
@@ -244,6 +301,13 @@ class InferenceSession:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _whole(rows: Any) -> pa.Table:
+    """A frame as one table."""
+    data = Dataset(rows)
+    parts = [table for table, _ in data.read()]
+    return pa.concat_tables(parts) if parts else data.schema.empty_table()
 
 
 def session(
@@ -276,11 +340,22 @@ def session(
     chosen = DataFlowPlan.read(Path(plan)) if isinstance(plan, (str, Path)) and plan != "auto" else plan
     given = chosen if isinstance(chosen, DataFlowPlan) else None
     parts = open_parts(Path(run), given, storage)
-    return InferenceSession(
-        parts,
-        given or parts.plan,
-        backend,
-        parts.precision if precision == "auto" else precision,
-        max_batch,
-        threads,
-    )
+    return InferenceSession(parts, given or _suited(parts.plan), backend, precision, max_batch, threads)
+
+
+def _suited(plan: DataFlowPlan | None) -> DataFlowPlan | None:
+    """An export's plan, unless it is for more cores than there are here: then one core gathers."""
+    return plan if plan is not None and plan.cores <= len(read_cores()) else None
+
+
+def _chosen(
+    parts: Parts, backend: Literal["auto"] | Backend, precision: Literal["auto"] | Precision, most: int
+) -> tuple[Precision, Choice]:
+    """The precision, and the back end of every batch size: the fastest where they are left open."""
+    kinds = parts.precisions if precision == "auto" else (precision,)
+    if backend != "auto":
+        kind = kinds[0]
+        return kind, Choice({most: (backend, load(backend, kind, parts.program_for(kind)))}, {}, {})
+    choices = {kind: choose(parts.program_for(kind), kind, most) for kind in kinds}
+    kind = min(choices, key=lambda kind: sum(math.log(min(row.values())) for row in choices[kind].us.values()))
+    return kind, choices[kind]

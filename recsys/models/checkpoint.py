@@ -19,49 +19,34 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 from torch import Tensor
 
 import recsys
-from recsys.config import Config
 from recsys.data.batch import Batch
 from recsys.data.encoder import Counts, Encoder
 from recsys.data.readers import Rows, tables
-from recsys.errors import CheckpointError, ConfigError, DataError
-from recsys.files import make_folder, read_json, replacing, sha256, sweep, write_json, write_text
+from recsys.errors import CheckpointError, DataError
+from recsys.files import make_folder, read_json, replacing, sweep, write_json, write_text
 from recsys.models.base import ModelConfig, RankingModel
 from recsys.models.registry import AnyModelConfig, build
+from recsys.seals import Sealed, vouch
 from recsys.shelves import shelf
 from recsys.threads import suited_threads
 
-__all__ = ["Checkpoint", "is_checkpoint", "load", "save"]
+__all__ = ["Checkpoint", "is_checkpoint", "load", "outline", "save"]
 
 FORMAT = 1
 SHARD_BYTES = 5 * 10**9
 
 
-class SealedFile(Config):
-    """What a file must be."""
+class Seal(Sealed):
+    """The contents of `config.json`."""
 
-    bytes: int
-    sha256: str
-
-
-class Seal(Config):
-    """The contents of `config.json`; `sha256` is of all the rest of it."""
-
-    sha256: str = ""
-    format: int
-    recsys: str
     model: AnyModelConfig
     training: dict[str, Any]
-    files: dict[str, SealedFile]
-
-    def digest(self) -> str:
-        """The checksum of everything but the checksum."""
-        values = self.model_dump(mode="json", exclude={"sha256"})
-        return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
 @dataclass
@@ -97,9 +82,10 @@ class Checkpoint:
             self.predict_batch(self.encoder.encode(table, labels=False, counts=counts))
             for table in tables(rows, self.encoder.schema.columns, batch_size, self.encoder.schema.format)
         ]
-        tasks = len(self.encoder.schema.labels)
-        scores = np.concatenate(parts) if parts else np.zeros((0, tasks), dtype=np.float32)
-        return scores[:, 0] if tasks == 1 else scores
+        labels = self.encoder.schema.labels
+        dtype = np.float32 if all(label.kind == "binary" for label in labels) else np.float64
+        scores = np.concatenate([np.zeros((0, len(labels)), dtype), *parts])
+        return scores[:, 0] if len(labels) == 1 else scores
 
     def fingerprint(self) -> str:
         """A checksum of all that decides a score: the encoder, the model's arguments and its weights."""
@@ -150,16 +136,14 @@ def save(checkpoint: Checkpoint, folder: Path, overwrite: bool = False) -> None:
     write_json(folder / "schema.json", checkpoint.encoder.to_json())
     write_json(folder / "metrics.json", checkpoint.metrics)
     write_text(folder / "README.md", _card(checkpoint))
-    files = [*names, "schema.json", "metrics.json"]
-    sealed = {n: SealedFile(bytes=(folder / n).stat().st_size, sha256=sha256(folder / n)) for n in files}
     seal = Seal(
         format=FORMAT,
         recsys=recsys.__version__,
         model=_saved_config(checkpoint),
         training=checkpoint.training,
-        files=sealed,
+        files=vouch(folder, [*names, "schema.json", "metrics.json"]),
     )
-    write_json(folder / "config.json", seal.model_copy(update={"sha256": seal.digest()}).model_dump(mode="json"))
+    seal.write(folder / "config.json")
 
 
 def _saved_config(checkpoint: Checkpoint) -> Any:
@@ -180,10 +164,9 @@ def load(folder: str | Path) -> Checkpoint:
     """
     folder = _found(Path(folder))
     seal = _seal(folder)
-    for name, expected in seal.files.items():
-        _check_file(folder, name, expected)
+    seal.check(folder, ("schema.json", "metrics.json"))
+    encoder = _encoder(folder)
     try:
-        encoder = Encoder.from_json(read_json(folder / "schema.json"), str(folder / "schema.json"))
         metrics = read_json(folder / "metrics.json")
     except (ValueError, OSError) as error:
         raise CheckpointError(f"{folder}: cannot be read: {error}") from None
@@ -191,6 +174,26 @@ def load(folder: str | Path) -> Checkpoint:
     _read_weights(model, folder, [name for name in seal.files if name.endswith(".safetensors")])
     model.eval()
     return Checkpoint(seal.model, model, encoder, metrics, seal.training)
+
+
+def outline(folder: str | Path) -> RankingModel:
+    """The model of a checkpoint folder without its weights: on torch's meta device, where shapes take no memory.
+
+    Raises:
+        CheckpointError: When the folder is none.
+    """
+    folder = _found(Path(folder))
+    seal = _seal(folder)
+    encoder = _encoder(folder)
+    with torch.device("meta"):
+        return build(seal.model, encoder.inputs)
+
+
+def _encoder(folder: Path) -> Encoder:
+    try:
+        return Encoder.from_json(read_json(folder / "schema.json"), str(folder / "schema.json"))
+    except (ValueError, OSError) as error:
+        raise CheckpointError(f"{folder}: cannot be read: {error}") from None
 
 
 def _found(folder: Path) -> Path:
@@ -205,37 +208,7 @@ def _seal(folder: Path) -> Seal:
         raise CheckpointError(f"{folder}: no such run folder")
     if not path.is_file():
         raise CheckpointError(f"{folder}: no config.json: not a run folder, or its training has not finished")
-    try:
-        values = read_json(path)
-        version = values["format"]
-    except (ValueError, OSError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{path}: not a recsys checkpoint's config ({error!r})") from None
-    if version != FORMAT:
-        made = values.get("recsys", "?")
-        raise CheckpointError(f"{path}: format {version}, made by recsys {made}; this is recsys {recsys.__version__}")
-    try:
-        seal = Seal.parse(values, str(path))
-    except ConfigError as error:
-        raise CheckpointError(f"not a recsys checkpoint's config: {error}") from None
-    if seal.sha256 != seal.digest():
-        raise CheckpointError(f"{path}: its contents differ from their checksum: altered")
-    for name in ("schema.json", "metrics.json"):
-        if name not in seal.files:
-            raise CheckpointError(f"{path}: does not vouch for `{name}`")
-    return seal
-
-
-def _check_file(folder: Path, name: str, expected: SealedFile) -> None:
-    path = folder / name
-    if Path(name).name != name:
-        raise CheckpointError(f"{folder}: config.json names `{name}`, which lies outside the folder")
-    if not path.is_file():
-        raise CheckpointError(f"{folder}: {name} is missing")
-    size = path.stat().st_size
-    if size != expected.bytes:
-        raise CheckpointError(f"{path}: {size:,} bytes, expected {expected.bytes:,}: altered or cut off")
-    if sha256(path) != expected.sha256:
-        raise CheckpointError(f"{path}: its checksum differs from the one in config.json: altered")
+    return Seal.read(path, FORMAT, "a recsys checkpoint")
 
 
 def _write_weights(state: dict[str, Tensor], folder: Path) -> list[str]:

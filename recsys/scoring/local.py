@@ -7,9 +7,10 @@ begins.
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,20 +20,27 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
-from recsys.data.ahead import ahead
+from recsys.data.ahead import side_by_side
 from recsys.data.batch import Batch
-from recsys.data.encoder import Counts
-from recsys.data.readers import Dataset, Place, files_in
+from recsys.data.encoder import Counts, Encoder
+from recsys.data.readers import Dataset, Place, Rows, files_in
+from recsys.dataflow.platform import read_cores
 from recsys.errors import DataError
 from recsys.files import locked, make_folder, move, replacing, sweep
+from recsys.inference.choice import measured
+from recsys.inference.network import flops
+from recsys.inference.parts import Parts, from_checkpoint
+from recsys.inference.session import MAX_BATCH, InferenceSession
 from recsys.models.checkpoint import Checkpoint
 from recsys.scoring.journal import Journal
 
-__all__ = ["PART_ROWS", "Scored", "score"]
+__all__ = ["PART_ROWS", "Scored", "score", "session_for"]
 
 PART_ROWS = 1 << 18
 """Rows of a part: what a kill may cost, and the most that is held before it is written."""
 _FORMAT = 1
+_WORTH_FLOPS = 1e12
+"""Work of a job, some ten seconds of a core in eager torch, from which on it is worth building back ends."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +75,7 @@ class _File(NamedTuple):
 
 
 def score(
-    checkpoint: Checkpoint,
+    model: Checkpoint | InferenceSession,
     source: str | Path,
     target: str | Path,
     keep: Sequence[str] = (),
@@ -83,7 +91,8 @@ def score(
     killed goes on when it is called again.
 
     Args:
-        checkpoint: From `recsys.load`.
+        model: From `recsys.session`, or from `recsys.load`, whose tables are then copied. Of a session, every core has
+            a thread that encodes and scores.
         source: A file (Parquet, CSV, TSV) or a folder of them with the schema's columns; labels are not needed.
         target: The Parquet file to write, or the folder.
         keep: Columns of `source` to copy; those of a text file as text.
@@ -98,10 +107,10 @@ def score(
     started = time.monotonic()
     source, target = Path(source), Path(target)
     files = _files(source, target)
-    schema = checkpoint.encoder.schema
+    schema = model.encoder.schema
     columns = list(dict.fromkeys([*schema.columns, *keep]))
     opened = [Dataset(file.source, schema.format, columns) for file in files]
-    outputs = [_output(checkpoint, file, data, keep) for file, data in zip(files, opened, strict=True)]
+    outputs = [_output(model.encoder, file, data, keep) for file, data in zip(files, opened, strict=True)]
     work = _work_folder(target, source.is_dir())
     make_folder(work.parent)
     with locked(work.with_suffix(".lock")):
@@ -113,12 +122,15 @@ def score(
             [str(file.source.relative_to(source)), *data.identity()[0]]
             for file, data in zip(files, opened, strict=True)
         ]
-        header = {"format": _FORMAT, "run": checkpoint.fingerprint(), "keep": list(keep), "input": inputs}
+        given = isinstance(model, InferenceSession)
+        session = model if isinstance(model, InferenceSession) else session_for(from_checkpoint(model), source)
+        run = f"{session.source} {session.precision}"
+        header = {"format": _FORMAT, "run": run, "keep": list(keep), "input": inputs}
         journal = Journal(work / "journal.jsonl", header)
-        with _bar(opened, journal, show) as bar:
+        with _bar(opened, journal, show) as bar, contextlib.nullcontext() if given else session:
             resumed = int(bar.n)
             for f, (file, data, output) in enumerate(zip(files, opened, outputs, strict=True)):
-                _Job(checkpoint, data, output, columns, batch_size, journal, f, bar).run(file.target)
+                _Job(session, data, output, columns, batch_size, journal, f, bar).run(file.target)
         parts = [record for record in journal.records if "rows" in record]
         shutil.rmtree(work, ignore_errors=True)
     counts = Counts()
@@ -133,7 +145,7 @@ class _Job:
 
     def __init__(
         self,
-        checkpoint: Checkpoint,
+        session: InferenceSession,
         data: Dataset,
         output: pa.Schema,
         columns: list[str],
@@ -142,9 +154,9 @@ class _Job:
         number: int,
         bar: tqdm[Any],
     ) -> None:
-        self.checkpoint, self.data, self.output, self.columns = checkpoint, data, output, columns
+        self.session, self.data, self.output, self.columns = session, data, output, columns
         self.batch_size, self.journal, self.number, self.bar = batch_size, journal, number, bar
-        self.kept = output.names[: len(output.names) - len(checkpoint.encoder.schema.labels)]  # scores come last
+        self.kept = output.names[: len(output.names) - len(session.encoder.schema.labels)]  # scores come last
         mine = [record for record in journal.records if record["file"] == number]
         self.parts = [record for record in mine if "rows" in record]
         self.scored = any("scored" in record for record in mine)
@@ -177,20 +189,22 @@ class _Job:
         start = Place(*self.parts[-1]["next"]) if self.parts else Place()
         held: list[pa.Table] = []
         counts, place = Counts(), start
-        for batch, found, place in ahead(self._encoded(start)):
-            held.append(_with_scores(batch, self.checkpoint.predict_batch(batch), self.output))
+        tables = self.data.read(self.columns, self.batch_size, start=start)
+        for scored, found, place in side_by_side(tables, self._scored, len(read_cores())):
+            held.append(scored)
             counts.merge(found)
-            self.bar.update(len(batch))
+            self.bar.update(scored.num_rows)
             if sum(table.num_rows for table in held) >= PART_ROWS:
                 self._write(held, counts, place)
                 held, counts = [], Counts()
         if held:
             self._write(held, counts, place)
 
-    def _encoded(self, start: Place) -> Iterator[tuple[Batch, Counts, Place]]:
-        for table, place in self.data.read(self.columns, self.batch_size, start=start):
-            counts = Counts()
-            yield self.checkpoint.encoder.encode(table, labels=False, counts=counts, keys=self.kept), counts, place
+    def _scored(self, read: tuple[pa.Table, Place]) -> tuple[pa.Table, Counts, Place]:
+        table, place = read
+        counts = Counts()
+        batch = self.session.encoder.encode(table, labels=False, counts=counts, keys=self.kept)
+        return _with_scores(batch, self.session.predict(batch), self.output), counts, place
 
     def _write(self, held: list[pa.Table], counts: Counts, place: Place) -> None:
         """Write a part, then its record: a part without one is written again."""
@@ -260,9 +274,19 @@ def _renamed(path: Path) -> Path:
     return packed.with_suffix(".parquet")
 
 
-def _output(checkpoint: Checkpoint, file: _File, data: Dataset, keep: Sequence[str]) -> pa.Schema:
+def session_for(parts: Parts, rows: Rows) -> InferenceSession:
+    """A session to score rows: the fastest back end if that has been measured or the rows are worth it, else eager.
+
+    Building and measuring all back ends takes half a minute or so, once.
+    """
+    work = flops(parts.program) * (Dataset(rows, parts.encoder.schema.format).rows or 0)
+    known = measured(parts.program, parts.precisions[0], MAX_BATCH)
+    return InferenceSession(parts, parts.plan, "auto" if known or work > _WORTH_FLOPS else "eager")
+
+
+def _output(encoder: Encoder, file: _File, data: Dataset, keep: Sequence[str]) -> pa.Schema:
     """The columns that are written and their types."""
-    types, tasks = data.schema, checkpoint.encoder.inputs.tasks
+    types, tasks = data.schema, encoder.inputs.tasks
     for name in keep:
         if name not in types.names:
             raise DataError(f"{file.source}: no column `{name}` to keep; it has: {', '.join(types.names)}")
@@ -272,7 +296,7 @@ def _output(checkpoint: Checkpoint, file: _File, data: Dataset, keep: Sequence[s
     twice = [name for name in (*keep, *names) if (*keep, *names).count(name) > 1]
     if twice:
         raise DataError(f"the output would hold column `{twice[0]}` twice; leave it out of keep")
-    data.need(checkpoint.encoder.schema.columns)
+    data.need(encoder.schema.columns)
     kinds = [pa.float32() if task.kind == "binary" else pa.float64() for task in tasks]
     return pa.schema([types.field(name) for name in keep] + list(map(pa.field, names, kinds)))
 
@@ -288,6 +312,6 @@ def _bar(opened: list[Dataset], journal: Journal, show: bool) -> tqdm[Any]:
 def _with_scores(batch: Batch, scores: np.ndarray[Any, Any], output: pa.Schema) -> pa.Table:
     kept = [] if batch.keys is None else batch.keys.columns
     kinds = output.types[len(kept) :]
+    scores = scores.reshape(len(batch), len(kinds))
     columns = [pa.array(scores[:, i].astype(kind.to_pandas_dtype())) for i, kind in enumerate(kinds)]
-    assert len(columns) == scores.shape[1]
     return pa.Table.from_arrays([*kept, *columns], names=output.names).cast(output)

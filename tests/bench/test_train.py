@@ -77,7 +77,7 @@ def test_what_cannot_be_measured_is_said() -> None:
 @needs_fuxictr
 @pytest.mark.parametrize(("dim", "width"), [(16, 39 * 16), (1, 13 + 26 * 16)])
 def test_fuxictr_s_network_has_the_width_that_is_told(dim: int, width: int) -> None:
-    model = train_peers._dcnv2(4, dim, "adam")
+    model = train_peers.dcnv2(dict.fromkeys(CATEGORIES, 16), dim, "adam")
     assert [layer.in_features for layer in model.cross.cross_layers] == [width] * 3
 
 
@@ -90,7 +90,7 @@ def rows(bits: int) -> train_peers.Rows:
 
 @needs_fuxictr
 def test_sparse_fuxictr_moves_the_rows_that_were_read_and_the_network() -> None:
-    model = train_peers._sparse(train_peers._dcnv2(4, 1, "adam"))
+    model = train_peers._sparse(train_peers.dcnv2(dict.fromkeys(CATEGORIES, 16), 1, "adam"))
     given = rows(4)
     columns = dict(zip((*NUMBERS, *CATEGORIES), (*given.numbers.T, *(given.ids % 8)), strict=True))
     before = {name: weight.clone() for name, weight in model.state_dict().items()}

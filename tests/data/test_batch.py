@@ -197,3 +197,12 @@ def test_moving_a_batch_keeps_what_it_holds() -> None:
     assert unpack(moved.ids) == unpack(IDS)
     assert moved.keys is not None
     assert replace(batch(), labels=None, groups=None).to("cpu").labels is None
+
+
+@given(jagged_ids(), st.integers(0, 5), st.integers(0, 6))
+def test_a_slice_is_what_take_gives_of_the_same_rows(ids: JaggedIds, start: int, stop: int) -> None:
+    start = min(start, ids.size)
+    stop = max(start, min(stop, ids.size))
+    cut, taken = ids.slice(start, stop), ids.take(torch.arange(start, stop))
+    assert unpack(cut) == unpack(taken)
+    assert unpack_weights(cut) == unpack_weights(taken)

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from recsys.data.columns import label
+from recsys.data.columns import bucket_of, bucketed, label
 from recsys.data.encoder import Encoder
-from recsys.data.schema import Categorical, Label, Schema
+from recsys.data.schema import Bucketed, Categorical, Label, LogSquare, Schema
+from recsys.data.values import canonical
 from recsys.errors import ConfigError, DataError
 
 
@@ -60,3 +65,20 @@ def test_a_positive_value_that_no_row_has_is_refused() -> None:
     made = Schema(labels=(Label(name="y", positive="yess"),), features=(Categorical(name="c"),))
     with pytest.raises(DataError, match="label `y`: no row has the value `yess`"):
         Encoder.fit(made, [pa.table({"y": ["yes", "no"], "c": ["a", "b"]})])
+
+
+NUMBERS = st.one_of(
+    st.floats(),
+    st.integers(-3, 40).map(float),
+    st.tuples(st.integers(1, 400), st.sampled_from([-np.inf, 0, np.inf])).map(
+        lambda drawn: float(np.nextafter(np.exp(np.sqrt(drawn[0])), drawn[1]))  # where a bucket of log-square begins
+    ),
+)
+
+
+@given(st.lists(NUMBERS, max_size=20), st.lists(st.floats(allow_nan=False, allow_infinity=False), max_size=5))
+def test_one_number_falls_into_the_bucket_that_a_column_gives_it(found: list[float], edges: list[float]) -> None:
+    edges = sorted({*edges, *found[:2]} - {math.inf, -math.inf}) if not any(map(math.isnan, found)) else sorted(edges)
+    for feature in (Bucketed(name="b"), Bucketed(name="b", buckets=LogSquare())):
+        expected = canonical(bucketed(np.array(found, dtype=np.float64), feature, np.array(edges)), "b").to_pylist()
+        assert [bucket_of(number, feature, edges) for number in found] == expected

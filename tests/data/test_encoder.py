@@ -385,6 +385,31 @@ def test_a_shared_encoding_survives_json(encoding: Any) -> None:
     assert again.encode(rows).ids.values.equal(encoder.encode(rows).ids.values)
 
 
+def test_features_of_some_sides_are_encoded_as_if_there_were_no_others() -> None:
+    user, item = (
+        Categorical(name="u", side="user", encoding=Hashing(bits=4, hashes=2)),
+        Categorical(name="i", side="item"),
+    )
+    age, price = Numeric(name="age", side="user"), Numeric(name="price", side="item")
+    rows = table(u=["a", None], i=["x", "y"], age=[1, 2], price=[3.0, None], h=[["x"], []])
+    made = schema(item, age, Sequence(name="h", shares="i", side="user"), price, user)
+    encoder = Encoder.fit(made, [rows])
+    whole, counts = encoder.encode(rows, labels=False), Counts()
+    assert whole.ids.features == ("i", "h", "u", "u:2")
+    part = encoder.encode(rows.select(["u", "age", "h"]), labels=False, counts=counts, sides=("user",))
+    assert part.ids.features == ("h", "u", "u:2")
+    assert part.dense.equal(whole.dense[:, :1])
+    for f in range(3):
+        assert part.ids.feature(f)[0].equal(whole.ids.feature(f + 1)[0])
+    assert (set(counts.values), counts.rows) == ({"age", "h", "u"}, 2)
+    nothing = encoder.encode(rows, labels=False, sides=("context",))
+    assert (len(nothing), nothing.ids.features, tuple(nothing.dense.shape)) == (2, (), (2, 0))
+    everything = encoder.encode(rows, labels=False, sides=("item", "user", "context"))
+    assert everything.ids.features == whole.ids.features
+    with pytest.raises(DataError, match="missing column `i`"):
+        encoder.encode(rows.select(["price"]), labels=False, sides=("item",))
+
+
 def test_a_mean_beyond_all_bounds_fills_nothing_infinite() -> None:
     rows = table(n=[-1.0, 0.0, 1e99, None])
     encoder = Encoder.fit(schema(Numeric(name="n", transform="none")), [rows])

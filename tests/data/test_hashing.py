@@ -8,7 +8,7 @@ import pyarrow as pa
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recsys.data.hashing import hash64, hash_row, hash_rows, murmur3
+from recsys.data.hashing import hash64, hash64_of, hash_row, hash_rows, murmur3
 
 TEXTS = st.lists(st.text(max_size=90), max_size=20)
 SEEDS = st.integers(0, 2**32 - 1)
@@ -27,6 +27,11 @@ def test_rows_leave_row_0_and_one_value_gives_the_same_row(texts: list[str], bit
     assert rows == [hash_row(text, "f", bits, seed) for text in texts]
     assert all(1 <= row < max(1 << bits, 2) for row in rows)
     assert rows == [1 + mmh3.hash(f"f|{text}", seed, signed=False) % ((1 << bits) - 1) for text in texts]
+
+
+@given(TEXTS, SEEDS)
+def test_64_bits_of_one_text_are_those_of_a_column(texts: list[str], seed: int) -> None:
+    assert [hash64_of(text, seed) for text in texts] == hash64(pa.array(texts, pa.large_string()), seed).tolist()
 
 
 def test_a_missing_value_has_a_row_too() -> None:

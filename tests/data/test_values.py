@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import math
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -11,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recsys.data.values import canonical, dictionary, numbers, whole
+from recsys.data.values import NO_VALUE, canonical, dictionary, number_of, numbers, text_of, whole
 from recsys.errors import DataError
 from tests.helpers import tidy
 
@@ -111,3 +112,51 @@ def test_an_instant_has_the_text_that_files_give_it(kind: pa.DataType) -> None:
 
 def test_true_and_false_in_text_are_numbers_too() -> None:
     assert numbers(pa.array(["True", "false", "TRUE", "0"]), "c").tolist() == [1.0, 0.0, 1.0, 0.0]
+
+
+ONE = st.one_of(
+    VALUES,
+    st.none(),
+    st.booleans(),
+    st.integers(-(2**63), 2**63 - 1),
+    st.floats(),
+    st.integers(-(10**19), 10**19).map(float),
+    st.floats(1e-7, 1e-3),
+    st.floats(1e9, 1e12),
+    st.sampled_from(
+        [*NO_VALUE, "?", "-0", "-0.0", "-00", "5.0\n", "\u00a05.00\u2029", "٣.0", "TRUE ", "fALSE", "1e5", "1_0"]
+    ),
+)
+
+
+@given(ONE)
+def test_one_value_has_the_text_that_a_column_gives_it(value: Any) -> None:
+    text = text_of(value, "c")
+    assert text == canonical(pa.array([value]), "c")[0].as_py()
+    assert text_of(text, "c") == text
+
+
+@given(st.one_of(ONE, st.floats().map(str), st.integers().map(str), st.decimals(allow_nan=False).map(str)))
+def test_one_value_has_the_number_that_a_column_gives_it(value: Any) -> None:
+    try:
+        expected = numbers(pa.array([value]), "c")
+    except DataError:
+        with pytest.raises(DataError, match="column `c`: expected numbers, got string"):
+            number_of(value, "c")
+    else:
+        np.testing.assert_array_equal([number_of(value, "c")], expected)
+
+
+def test_integers_of_unsigned_64_bits_have_a_text_and_longer_ones_none() -> None:
+    assert text_of(2**64 - 1, "c") == canonical(pa.array([2**64 - 1], pa.uint64()), "c")[0].as_py()
+    assert number_of(2**64 - 1, "c") == 2.0**64
+    for read in (text_of, number_of):
+        for value in (2**64, -(2**63) - 1):
+            with pytest.raises(DataError, match=r"column `c`: an integer of 6[45] bits"):
+                read(value, "c")
+
+
+def test_half_a_surrogate_pair_is_refused() -> None:
+    for read in (text_of, number_of):
+        with pytest.raises(DataError, match="column `c`: its text cannot be read, is it Unicode"):
+            read("\ud800", "c")

@@ -37,14 +37,17 @@ def test_a_tally_counts_as_counter_does(parts: list[list[str]], minimum: int, pe
 
 @given(st.lists(st.text(max_size=6), unique=True), st.lists(st.text(max_size=6)))
 def test_positions_are_those_of_a_list(known: list[str], asked: list[str]) -> None:
-    found = Vocabulary(known).positions(texts(asked)).tolist()
-    assert found == [known.index(text) if text in known else -1 for text in asked]
+    made, expected = Vocabulary(known), [known.index(text) if text in known else -1 for text in asked]
+    assert made.positions(texts(asked)).tolist() == expected
+    assert [made.position(text) for text in asked] == expected
 
 
 def test_texts_of_one_hash_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     made = Vocabulary(["a", "b"])
     monkeypatch.setattr(vocabulary, "hash64", lambda array, seed: np.full(len(array), made._index[0], dtype=np.uint64))
     assert made.positions(texts(["a", "x"])).tolist() == [0, -1]
+    monkeypatch.setattr(vocabulary, "hash64_of", lambda text, seed: int(made._index[0]))
+    assert (made.position("a"), made.position("x")) == (0, -1)
 
 
 def test_a_text_that_stands_twice_is_refused() -> None:

@@ -7,11 +7,12 @@ from typing import Any, Literal
 import pytest
 import torch
 
-from recsys.data.batch import Batch
-from recsys.dataflow.executor import Kernel, TableExecutor
+from recsys.data.batch import Batch, JaggedIds
+from recsys.dataflow.executor import Kernel, TableExecutor, sources
 from recsys.dataflow.kernels import cpu, fbgemm
+from recsys.dataflow.storage import Storage
 from recsys.errors import DataError
-from tests.helpers import batch_of
+from tests.helpers import batch_of, inputs
 from tests.models.test_models import SCHEMAS, UNFIT, VARIANTS, model_of
 
 KERNELS: list[Kernel] = [
@@ -83,3 +84,25 @@ def test_it_copies_the_tables() -> None:
     for storage in model.tables.storages():
         storage.data.zero_()
     close(executor(batch)[0], before)
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_executors_of_some_features_each_fill_their_own_columns(kernel: Kernel) -> None:
+    """Together they give what one executor of all features gives, unpooled look-ups too."""
+    what = inputs()
+    model = model_of("din", what).eval()
+    spec, rows = model.tables.spec, Storage(sources(model.tables)).tables
+    batch = batch_of(what, 9)
+    expected, sequences = TableExecutor(spec, rows, kernel=kernel)(batch)
+    x = torch.zeros_like(expected)
+    x[:, spec.layout.dense] = batch.dense
+    found: dict[str, Any] = {}
+    for names in (spec.features[:1], spec.features[1:]):
+        positions = [spec.features.index(name) for name in names]
+        part = JaggedIds.stack(names, [batch.ids.feature(f) for f in positions])
+        executor = TableExecutor(spec, rows, kernel=kernel, features=names)
+        executor.lookup(part, x)
+        found |= executor.sequences(part)
+    close(x, expected)
+    assert sorted(found) == sorted(sequences)
+    close(found, sequences)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import mmap
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,9 +12,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recsys.dataflow import storage
-from recsys.dataflow.storage import HUGE_PAGE, Rows, Source, Storage, allocate, dequantise, quantise
+from recsys.dataflow.storage import (
+    HUGE_PAGE,
+    Rows,
+    Source,
+    Storage,
+    allocate,
+    copied,
+    dequantise,
+    mapped,
+    places,
+    quantise,
+    view,
+)
 from recsys.dataflow.workload import Dtype
-from recsys.errors import ConfigError, DataError
+from recsys.errors import CheckpointError, ConfigError, DataError
 
 
 def test_memory_begins_on_a_huge_page_and_says_what_it_got() -> None:
@@ -117,3 +131,43 @@ def test_too_much_is_refused_before_anything_is_allocated(monkeypatch: pytest.Mo
 def test_memory_that_the_system_does_not_have_is_one_sentence() -> None:
     with pytest.raises(ConfigError, match="no memory for tables"):
         allocate(1 << 62)
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "fp16", "int8"])
+def test_rows_written_to_a_file_are_read_or_mapped_as_they_were_stored(
+    tmp_path: Path, dtype: Dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(storage, "_CONVERTED", 100)  # a file is read in many parts
+    sources = {name: Source(torch.randn(rows, 6), dtype) for name, rows in (("a", 7), ("b", 33))}
+    starts, end = places(sources)
+    content = bytearray(end)
+    for name, source in sources.items():
+        raw = b"".join(piece.view(torch.uint8).numpy().tobytes() for piece in source.pieces(name))
+        content[starts[name] : starts[name] + source.bytes] = raw
+    path = tmp_path / "tables.bin"
+    path.write_bytes(content)
+    expected = Storage(sources).tables
+    for memory in (mapped(path, end), copied(path, end, hashlib.sha256(content).hexdigest())):
+        for name, source in sources.items():
+            rows = view(memory[starts[name] : starts[name] + source.bytes], len(source.rows), 6, dtype)
+            assert torch.equal(rows.read(), expected[name].read())
+
+
+def test_what_is_written_to_a_mapped_file_stays_in_the_process(tmp_path: Path) -> None:
+    path = tmp_path / "tables.bin"
+    path.write_bytes(bytes(4096))
+    mapped(path, 4096).fill_(1)
+    assert path.read_bytes() == bytes(4096)
+
+
+def test_a_file_that_is_absent_cut_or_altered_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "tables.bin"
+    with pytest.raises(CheckpointError, match="cannot be read: No such file"):
+        mapped(path, 10)
+    path.write_bytes(bytes(10))
+    with pytest.raises(CheckpointError, match="10 bytes, expected 11: altered or cut off"):
+        mapped(path, 11)
+    with pytest.raises(CheckpointError, match="10 bytes, expected 11: altered or cut off"):
+        copied(path, 11, "")
+    with pytest.raises(CheckpointError, match="its checksum differs"):
+        copied(path, 10, "0" * 64)

@@ -127,13 +127,13 @@ def alter(run: Path, change: Callable[[dict[str, Any]], None]) -> None:
     ("change", "told"),
     [
         (lambda c: c.update(format=99, recsys="9.0"), "format 99, made by recsys 9.0"),
-        (lambda c: c.pop("files"), "not a recsys checkpoint's config"),
-        (lambda c: c["model"].update(name="gpt"), "not a recsys checkpoint's config.*gpt"),
+        (lambda c: c.pop("files"), "not the seal of a recsys checkpoint"),
+        (lambda c: c["model"].update(name="gpt"), "not the seal of a recsys checkpoint.*gpt"),
         (lambda c: c["model"].update(embedding_dim=8), "weights do not fit the model.*expected shape"),
         (lambda c: c["files"].update({"../evil": {"bytes": 1, "sha256": ""}}), "lies outside the folder"),
         (lambda c: c["files"].pop("model.safetensors"), "weights do not fit"),
         (lambda c: c["files"].pop("schema.json"), "does not vouch for `schema.json`"),
-        (lambda c: c["files"].update({"schema.json": 3}), "not a recsys checkpoint's config"),
+        (lambda c: c["files"].update({"schema.json": 3}), "not the seal of a recsys checkpoint"),
     ],
 )
 def test_a_config_that_cannot_be_is_named(run: Path, change: Callable[[dict[str, Any]], None], told: str) -> None:
@@ -178,7 +178,7 @@ def test_what_is_no_run_folder_is_named(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="no such run folder"):
         load(tmp_path / "nothing")
     (tmp_path / "config.json").write_text("{")
-    with pytest.raises(CheckpointError, match="not a recsys checkpoint's config"):
+    with pytest.raises(CheckpointError, match="not the seal of a recsys checkpoint"):
         load(tmp_path)
 
 

@@ -1,0 +1,54 @@
+"""`recsys verify`: does an export still say what the trained model says?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import tyro
+
+from recsys.cli.app import Result, call
+from recsys.cli.show import console, verdict_table
+from recsys.inference.tolerance import Tolerance
+
+__all__ = ["main"]
+
+
+def main(argv: Sequence[str]) -> Result:
+    """Parse and run."""
+    return call(command, argv, "recsys verify")
+
+
+def command(
+    run: tyro.conf.Positional[Path],
+    export: tyro.conf.Positional[Path],
+    data: str,
+    backend: Literal["auto", "eager", "aoti", "onnx"] = "auto",
+    precision: Literal["auto", "fp32", "bf16", "int8"] = "auto",
+    tolerance: Tolerance = Tolerance(),  # noqa: B008 (frozen)
+) -> Result:
+    """Score rows by a trained model and by its export, and compare; exit code 3 when more is lost than tolerated.
+
+    Args:
+        run: Folder of a trained model.
+        export: Its export, or a run folder again, to try another precision.
+        data: A file or a folder (Parquet, CSV, TSV), or SOURCE:SPLIT; without labels scores alone are compared.
+        backend: What runs the export's network.
+        precision: Of the export's network.
+        tolerance: What may be lost.
+    """
+    from recsys.data.sources import resolve
+    from recsys.inference.gate import verify
+    from recsys.inference.session import session
+    from recsys.models.checkpoint import load
+
+    path = resolve(data)
+    with session(export, backend=backend, precision=precision) as tested:
+        verdict = verify(load(run), tested, path, tolerance)
+    found = verdict.to_json()
+    screen = console()
+    screen.print(
+        verdict_table(found, f"{export} as {verdict.precision} against {run} on {data} ({verdict.rows:,} rows)")
+    )
+    return {"run": str(run), "export": str(export), "backend": backend} | found

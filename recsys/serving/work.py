@@ -1,0 +1,65 @@
+"""On which thread a request is answered."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+__all__ = ["Work"]
+
+Answer = Callable[[bytes], bytes]
+SMALL = 16 * 2**10
+"""Bytes of a body that may be answered on the event loop."""
+QUICK = 1e-3
+"""Seconds that the event loop may be busy for one request."""
+
+
+class Work:
+    """Answers requests on threads, so that health and metrics never wait for a model.
+
+    To hand a request to a thread and its answer back takes longer than a small model does for one row. So a small body
+    is answered on the event loop itself, as long as the small one before it took less than `QUICK`; where threads fight
+    for the interpreter it takes longer, and all go to threads again. Measured on two cores of an EPYC, client included:
+    355 µs in place of 470 to 570 for one row, and 850 in place of 1,020 for 100 candidates.
+
+    Args:
+        threads: How many requests are answered at once.
+    """
+
+    def __init__(self, threads: int) -> None:
+        self._pool = ThreadPoolExecutor(threads, "recsys-serve")
+        self._threads, self._took = threads, math.inf
+
+    async def run(self, answer: Answer, body: bytes) -> bytes:
+        """``answer(body)``, and what it raises."""
+        if len(body) <= SMALL and self._took < QUICK:
+            return self._timed(answer, body)
+        return await asyncio.get_running_loop().run_in_executor(self._pool, self._timed, answer, body)
+
+    def _timed(self, answer: Answer, body: bytes) -> bytes:
+        start = time.perf_counter()
+        try:
+            return answer(body)
+        finally:
+            if len(body) <= SMALL:
+                self._took = time.perf_counter() - start
+
+    def warm_up(self, prepare: Callable[[], object]) -> None:
+        """Start every thread, and call `prepare` on each and on this one: buffers are a thread's own."""
+        together = threading.Barrier(self._threads)
+
+        def one() -> None:
+            together.wait()  # so that no thread takes two
+            prepare()
+
+        for done in [self._pool.submit(one) for _ in range(self._threads)]:
+            done.result()
+        prepare()
+
+    def close(self) -> None:
+        """End the threads once they have answered."""
+        self._pool.shutdown()

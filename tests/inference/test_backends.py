@@ -1,0 +1,134 @@
+"""Every back end gives eager torch's scores, and what is built for this machine is built once."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from recsys.errors import ConfigError, MissingExtraError
+from recsys.inference import backends, choice, network
+from recsys.inference.backends import ENGINES, Backend, Precision, absent, cache_folder, load
+from recsys.inference.compile import build
+from recsys.inference.trace import trace
+from recsys.models.base import RankingModel
+from tests.helpers import inputs
+from tests.inference.test_network import flat
+from tests.models.test_models import model_of
+
+OFF: dict[Precision, float] = {"fp32": 1e-5, "bf16": 0.03, "int8": 0.1}
+
+
+def check(model: RankingModel, backend: Backend, precision: Precision) -> None:
+    engine = load(backend, precision, trace(model))
+    for size in (1, 33):
+        given, expected = flat(model, size)
+        out = torch.full_like(expected, torch.nan)
+        run = engine.bind(given, out)
+        for _ in range(2):
+            run()
+            assert (out - expected).abs().max() <= OFF[precision]
+        given[0].mul_(0.5)  # read anew by every call
+        run()
+        expected = network.eager(trace(model))(*given)
+        assert (out - expected).abs().max() <= OFF[precision]
+
+
+@pytest.mark.parametrize(("backend", "precision"), [("eager", "fp32"), ("eager", "bf16")])
+@pytest.mark.parametrize("variant", ["dcn2", "din"])
+def test_eager(variant: str, backend: Backend, precision: Precision) -> None:
+    check(model_of(variant, inputs()).eval(), backend, precision)
+
+
+@pytest.mark.parametrize(("backend", "precision"), [kind for kind in ENGINES if kind[0] != "eager"])
+def test_what_is_built_gives_the_same_scores(backend: Backend, precision: Precision) -> None:
+    if reason := absent(backend, precision):
+        pytest.skip(reason)
+    check(model_of("din", inputs()).eval(), backend, precision)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("backend", "precision"), [kind for kind in ENGINES if kind[0] != "eager"])
+@pytest.mark.parametrize("variant", ["dcn2", "dcnv2", "deepfm", "dlrm", "lr"])
+def test_what_is_built_gives_the_same_scores_of_every_model(
+    variant: str, backend: Backend, precision: Precision
+) -> None:
+    if reason := absent(backend, precision):
+        pytest.skip(reason)
+    check(model_of(variant, inputs()).eval(), backend, precision)
+
+
+def test_what_cannot_run_here_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    program = trace(model_of("lr", inputs()).eval())
+    with pytest.raises(MissingExtraError, match="eager has no int8, only onnx"):
+        load("eager", "int8", program)
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    with pytest.raises(MissingExtraError, match="needs a C\\+\\+ compiler"):
+        load("aoti", "fp32", program)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(MissingExtraError, match=r"needs onnxruntime, onnx, onnxscript: pip install 'recsys\[onnx\]'"):
+        load("onnx", "fp32", program)
+
+
+def test_a_failed_build_is_one_sentence_and_leaves_nothing(tmp_path: Path) -> None:
+    program = trace(model_of("lr", inputs()).eval())
+    with pytest.raises(ConfigError, match="cannot be built as nonsense: KeyError"):
+        build("nonsense", program, tmp_path / "out.bin")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_cache_that_others_may_write_to_is_refused() -> None:
+    folder = cache_folder()
+    mode = folder.stat().st_mode
+    folder.chmod(0o777)
+    try:
+        with pytest.raises(ConfigError, match="others may write there"):
+            cache_folder()
+    finally:
+        os.chmod(folder, mode)
+
+
+def test_the_fastest_is_chosen_for_each_size_and_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    program = trace(model_of("dlrm", inputs()).eval())
+    monkeypatch.setattr(choice, "absent", lambda backend, kind: None if backend == "eager" else "left out here")
+    monkeypatch.setattr(choice, "_SECONDS", 0.0)
+    assert not choice.measured(program, "fp32", 64)
+    found = choice.choose(program, "fp32", 64, show=False)
+    assert sorted(found.us) == [1, 8, 64]
+    assert found.left == {"aoti": "left out here", "onnx": "left out here"}
+    assert found.backend(1) == found.backend(100) == "eager"
+    assert found.engine(65) is found.engine(1)
+    assert choice.measured(program, "fp32", 64)
+    monkeypatch.setattr(choice, "_measure", lambda *_: pytest.fail("measured again"))
+    assert choice.choose(program, "fp32", 64, show=False).us == found.us
+    assert not choice.measured(program, "fp32", 512)  # of other sizes
+
+
+def test_of_several_back_ends_the_one_with_the_least_median_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    program = trace(model_of("deepfm", inputs()).eval())
+    monkeypatch.setattr(choice, "absent", lambda backend, kind: "left out here" if backend == "aoti" else None)
+    monkeypatch.setattr(choice, "load", lambda backend, kind, program: load("eager", kind, program))
+    us = {1: {"eager": 5.0, "onnx": 2.0}, 8: {"eager": 3.0, "onnx": 4.0}}
+    monkeypatch.setattr(choice, "_measure", lambda engines, program, size: us[size])
+    found = choice.choose(program, "fp32", 8, show=False)
+    assert [found.backend(size) for size in (1, 2, 8)] == ["onnx", "eager", "eager"]
+
+
+def test_a_back_end_that_fails_is_left_with_its_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    program = trace(model_of("dcnv2", inputs()).eval())
+
+    def broken(backend: Backend, kind: Precision, program: torch.export.ExportedProgram) -> backends.Engine:
+        if backend != "eager":
+            raise ConfigError("does not build")
+        return load(backend, kind, program)
+
+    monkeypatch.setattr(choice, "absent", lambda backend, kind: None)
+    monkeypatch.setattr(choice, "load", broken)
+    monkeypatch.setattr(choice, "_SECONDS", 0.0)
+    found = choice.choose(program, "fp32", 1, show=False)
+    assert found.left == {"aoti": "does not build", "onnx": "does not build"}
+    assert choice.measured(program, "fp32", 1)  # it is not tried again
