@@ -15,9 +15,10 @@ from torch.export import ExportedProgram
 from recsys.errors import DataError
 from recsys.inference.backends import Backend, Run
 from recsys.inference.choice import Choice
-from recsys.inference.optimize.cutting import Cut, Shape, at, sizes
+from recsys.inference.optimize.cutting import Cut
 from recsys.inference.optimize.groups import Group
 from recsys.inference.optimize.layout import Layout
+from recsys.inference.optimize.shapes import Shape, at, sizes
 
 __all__ = ["Compiled"]
 

@@ -11,18 +11,17 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.export import Dim, ExportedProgram
-from torch.fx import Graph, GraphModule, Interpreter, Node
+from torch.fx import Graph, GraphModule, Node
 
-from recsys.inference.network import example, tidied
+from recsys.inference.network import tidied
 from recsys.inference.optimize.graphs import Span, above, arguments, extract, merge, sliced
 from recsys.inference.optimize.layout import Layout
+from recsys.inference.optimize.shapes import Shape, hints, least, sizes
 from recsys.inference.optimize.tracing import Call, Trace, UntraceableError, said
 
-__all__ = ["Column", "Cut", "Place", "Shape", "Where", "at", "cut", "sizes"]
+__all__ = ["Column", "Cut", "Place", "Where", "cut"]
 
 _END = 2**63 - 1
-Shape = tuple[Any, ...]
-"""Sizes that are known, and symbols for those that may vary."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +96,7 @@ def cut(found: Trace, calls: Sequence[Call], leaves: Sequence[Tensor]) -> Cut:
         *(_shape(found.leaves[k]) for k in kept),
     ]
     samples = [
-        *(torch.zeros(_hints((*bag, width))) for bag, width in zip(bags, widths, strict=True)),
+        *(torch.zeros(hints((*bag, width))) for bag, width in zip(bags, widths, strict=True)),
         *(leaves[k] for k in kept),
     ]
     program = _program(module, samples, shapes)
@@ -111,7 +110,7 @@ def cut(found: Trace, calls: Sequence[Call], leaves: Sequence[Tensor]) -> Cut:
         tuple(shapes),
         tuple(map(_shape, found.results)),
         found.layout,
-        _least(program),
+        least(program),
     )
 
 
@@ -127,24 +126,6 @@ def _check(found: Trace) -> None:
 
 def _shape(node: Node) -> Shape:
     return sizes(node.meta["val"])
-
-
-def sizes(value: Tensor) -> Shape:
-    """Its shape; a symbol that can be one number only is that number."""
-    return tuple(int(n) if isinstance(n, int) or n.node.expr.is_number else n for n in value.shape)
-
-
-def at(size: Any, symbols: Mapping[str, int], others: int | None = None) -> int:
-    """A size, from what its symbols stand for; `others`: what those stand for that are not among them."""
-    if isinstance(size, int):
-        return size
-    found = size.node.expr
-    return int(found.subs({symbol: symbols.get(str(symbol), others) for symbol in found.free_symbols}))
-
-
-def _hints(shape: Shape) -> list[int]:
-    """What the sample had."""
-    return [n if isinstance(n, int) else int(n.node.hint) for n in shape]
 
 
 def _ids(found: Trace) -> tuple[GraphModule | None, dict[Node, Where]]:
@@ -232,7 +213,7 @@ class _Beginning:
         buffers = []
         for k, (bag, width) in enumerate(zip(self.bags, self.widths, strict=True)):
             node = graph.placeholder(f"rows_{k}")
-            node.meta["val"] = torch.empty(_hints((*bag, width)), device="meta")
+            node.meta["val"] = torch.empty(hints((*bag, width)), device="meta")
             buffers.append(node)
         return {node: self._columns(graph, buffers, k) for k, node in enumerate(self.found.outs)}
 
@@ -276,27 +257,3 @@ def _program(module: GraphModule, samples: Sequence[Tensor], shapes: Sequence[Sh
             if k:
                 raise UntraceableError(f"torch.export refuses its network: {said(error)}") from None
     raise AssertionError
-
-
-class _Ones(Interpreter):
-    """Runs a graph with every length that may vary at 1, and compares shapes with what compilers take them for."""
-
-    def run_node(self, n: Node) -> Any:
-        """What the node gives."""
-        found = super().run_node(n)
-        value = n.meta.get("val")
-        if isinstance(found, Tensor) and isinstance(value, Tensor):
-            expected = [at(size, {}, 1) for size in value.shape]
-            if list(found.shape) != expected:
-                raise ValueError(f"{n} is {list(found.shape)} and not {expected}")
-        return found
-
-
-def _least(program: ExportedProgram) -> int:
-    """1, or 2 where a length of 1 is a case of its own, as it is for `squeeze`: tracing takes it to be more."""
-    try:
-        with torch.no_grad():
-            _Ones(program.module(check_guards=False)).run(*example(program, 1))
-    except (ValueError, RuntimeError, IndexError):
-        return 2
-    return 1
