@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from recsys.data.encoder import Encoder
     from recsys.data.schema import Schema
     from recsys.data.sources import resolve
+    from recsys.inference.optimize import optimize
     from recsys.inference.session import InferenceSession, session
     from recsys.models.checkpoint import Checkpoint, load
     from recsys.scoring.local import score
@@ -41,6 +42,7 @@ __all__ = [
     "describe",
     "evaluate_on",
     "load",
+    "optimize",
     "resolve",
     "score",
     "session",
@@ -59,6 +61,7 @@ _HOMES = {
     "describe": "data.describe",
     "evaluate_on": "training.run",
     "load": "models.checkpoint",
+    "optimize": "inference.optimize",
     "resolve": "data.sources",
     "score": "scoring.local",
     "session": "inference.session",

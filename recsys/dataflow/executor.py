@@ -20,7 +20,7 @@ from recsys.dataflow.workload import Dtype
 from recsys.errors import ConfigError, DataError
 from recsys.layers.tables import EmbeddingTables, TableSpec
 
-__all__ = ["Executor", "Kernels", "TableExecutor", "sources"]
+__all__ = ["Executor", "Kernels", "TableExecutor", "kernels", "sources"]
 
 
 class Executor(Protocol):
@@ -188,6 +188,20 @@ def _best(dtypes: Iterable[Dtype]) -> Kernel:
     if cpu.native:
         return "cpu"
     return "fbgemm" if fbgemm.installed() and "int8" not in dtypes else "reference"
+
+
+def kernels(slots: Sequence[Slot], plan: DataFlowPlan | None = None) -> Kernels:
+    """The fastest kernels that are here, for slots wherever their rows and columns lie.
+
+    Args:
+        slots: What to look up. With a plan their names are those of its look-ups, each once.
+        plan: By default one core gathers all.
+
+    Raises:
+        ConfigError: When the plan is for other look-ups, or more cores than there are.
+    """
+    kind = _best(slot.rows.dtype for slot in slots)
+    return _planned(slots, plan) if plan is not None and kind == "cpu" else KERNELS[kind](slots)
 
 
 def sources(tables: EmbeddingTables, plan: DataFlowPlan | None = None) -> dict[str, Source]:

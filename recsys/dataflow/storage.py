@@ -78,7 +78,7 @@ class Source:
     """Rows to be stored.
 
     Attributes:
-        rows: [rows, dim] of any float type.
+        rows: [rows, dim] of any float type, or what `quantise` makes, which is stored as it is.
         dtype: How to store them.
         scale: [rows, 1] to multiply them with, such as collision weights; None for 1.
     """
@@ -88,9 +88,19 @@ class Source:
     scale: Tensor | None = None
 
     @property
+    def dim(self) -> int:
+        """Columns of the table."""
+        return self.rows.shape[1] - (8 if self.quantised else 0)
+
+    @property
+    def quantised(self) -> bool:
+        """Whether the rows are as `quantise` makes them."""
+        return self.dtype == "int8" and self.rows.dtype is torch.uint8
+
+    @property
     def bytes(self) -> int:
         """Bytes of the stored rows."""
-        return self.rows.shape[0] * _width(self.rows.shape[1], self.dtype) * _STORED[self.dtype].itemsize
+        return self.rows.shape[0] * _width(self.dim, self.dtype) * _STORED[self.dtype].itemsize
 
     def pieces(self, name: str) -> Iterator[Tensor]:
         """The stored rows, scaled and converted, some at a time.
@@ -106,7 +116,8 @@ class Source:
             rows = self.rows[at : at + step].detach()
             if self.scale is not None:
                 rows = rows * self.scale[at : at + step].detach()
-            piece = quantise(rows.float()) if self.dtype == "int8" else rows.to(_STORED[self.dtype])
+            exact = self.quantised or self.dtype != "int8"
+            piece = rows.to(_STORED[self.dtype]) if exact else quantise(rows.float())
             if self.dtype == "fp16" and not bool((rows.isfinite() == piece.isfinite()).all()):
                 raise DataError(f"table `{name}` holds numbers beyond 65504, the largest of fp16: store it as fp32")
             yield piece
@@ -214,7 +225,7 @@ def places(tables: Mapping[str, Source]) -> tuple[dict[str, int], int]:
 
 
 def _fill(name: str, memory: Tensor, source: Source) -> Rows:
-    rows = view(memory, source.rows.shape[0], source.rows.shape[1], source.dtype)
+    rows = view(memory, source.rows.shape[0], source.dim, source.dtype)
     at = 0
     for piece in source.pieces(name):
         rows.data[at : at + len(piece)] = piece

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.export import ExportedProgram
@@ -107,7 +108,13 @@ class _Onnx:
         return run
 
 
-_NUMPY = {torch.float32: np.float32, torch.float64: np.float64, torch.int64: np.int64}
+_NUMPY: dict[torch.dtype, npt.DTypeLike] = {
+    torch.float32: np.float32,
+    torch.float64: np.float64,
+    torch.int64: np.int64,
+    torch.int32: np.int32,
+    torch.bool: np.bool_,
+}
 
 ENGINES: dict[tuple[Backend, Precision], Callable[[ExportedProgram, Precision], Engine]] = {
     ("eager", "fp32"): _Eager,
