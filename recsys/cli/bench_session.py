@@ -1,4 +1,4 @@
-"""`recsys bench session`: from ids to scores, beside peers."""
+"""`recsys bench session`, `bench score` and `bench optimize`: sessions beside their peers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from rich.table import Table
 from recsys.cli.app import Result
 from recsys.cli.show import card_table, console
 
-__all__ = ["score", "session"]
+__all__ = ["optimize", "score", "session"]
+
+_FIGURES = "processor time of one thread; medians of interleaved turns"
 
 
 def session(
@@ -42,7 +44,7 @@ def _facts(found: Mapping[str, Any]) -> dict[str, str]:
     return {
         "tables": f"{found['workload']['bytes']:,} bytes as fp32, ids by Zipf's law",
         "peak": f"GFLOP/s of one core in a large product: {peaks}",
-        "figures": "processor time of one thread; medians of interleaved turns; bound: products at peak, and rows",
+        "figures": f"{_FIGURES}; bound: products at peak, and rows",
     }
 
 
@@ -91,6 +93,35 @@ def score(rows: int = 1_000_000, rounds: int = 1, bits: int = 20, only: tuple[st
     for row in found["rows"]:
         times = [f"{row['times'][name]:.2f} ×" if row["times"] else "" for name in names]
         table.add_row(row["name"], row["class"], f"{row['rows_per_second']:,}", *times)
+    screen.print(table)
+    for name, how in found["absent"].items():
+        screen.print(f"absent: {name}; it runs after `{how}`", markup=False)
+    return found
+
+
+def optimize(batch: tuple[int, ...] = (1, 64, 512), seconds: float = 1.0, cap: int = 20_000_000) -> Result:
+    """Measure models that know nothing of recsys, as they are, through torch.compile, and optimised.
+
+    Args:
+        batch: Batch sizes.
+        seconds: About how long is measured for each batch size.
+        cap: Cut tables to at most so many rows.
+    """
+    from recsys.bench.optimize import measure
+
+    found = measure(seconds, batch, cap)
+    screen = console()
+    facts = {"tables": f"Criteo's, at most {cap:,} rows each, dim 16; ids by Zipf's law", "figures": _FIGURES}
+    screen.print(card_table(found["machine"], facts))
+    names = list(dict.fromkeys(peer["name"] for row in found["rows"] for peer in row["peers"]))
+    table = Table(title="models as they are, and optimised: one thread", title_justify="left")
+    for name in ("model", "batch", "back end", "µs", *(f"{name} ÷ ours" for name in names)):
+        table.add_column(name, justify="left" if name in ("model", "back end") else "right")
+    for row in found["rows"]:
+        ratios = {peer["name"]: f"{peer['ratio']:.2f}" for peer in row["peers"]}
+        ours = row["ours"]
+        told = row["model"], f"{row['batch']:,}", str(ours["backend"]), f"{ours['us']:,.1f}"
+        table.add_row(*told, *(ratios.get(name, "failed") for name in names))
     screen.print(table)
     for name, how in found["absent"].items():
         screen.print(f"absent: {name}; it runs after `{how}`", markup=False)

@@ -24,6 +24,8 @@ Times = dict[Backend, float]
 
 SIZES = (1, 8, 64, 512)
 """Batch sizes that are measured; a batch runs as the smallest of these that holds it does."""
+_TOLERANCE: dict[Precision, float] = {"fp32": 1e-4, "bf16": 0.1, "int8": 0.5}
+"""How far scores of normal inputs may be off, as a share of the largest: a coarse look for engines that are broken."""
 _SECONDS = 0.25
 """For each size and back end."""
 
@@ -128,11 +130,29 @@ def _loaded(
     for name in bar:
         try:
             engines[name] = load(name, precision, program)
-        except RecsysError as error:
-            failed[name] = str(error)
+            _check(engines[name], program, precision)
+        except Exception as error:  # a back end raises all kinds
+            engines.pop(name, None)
+            failed[name] = str(error) if isinstance(error, RecsysError) else f"{type(error).__name__}: {error}"[:300]
     if not engines:
         raise RecsysError(f"no back end runs this network as {precision}: {'; '.join(failed.values())}")
     return engines, failed
+
+
+def _check(engine: Engine, program: ExportedProgram, precision: Precision) -> None:
+    """Make sure that an engine gives the program's numbers, as near as its precision allows."""
+    generator = torch.Generator().manual_seed(0)
+    inputs = [
+        torch.randn(one.shape, generator=generator) if one.is_floating_point() else torch.ones_like(one)
+        for one in example(program)
+    ]
+    with torch.no_grad():
+        expected = eager(program)(*inputs)
+    out = torch.empty_like(expected)
+    engine.bind(inputs, out)()
+    off = float((out - expected).abs().max() / expected.abs().max().clamp(min=1))
+    if not off <= _TOLERANCE[precision]:
+        raise RecsysError(f"gives other scores than eager torch, by {off:.2g}")
 
 
 def _measure(engines: Mapping[Backend, Engine], program: ExportedProgram, size: int) -> Times:

@@ -64,7 +64,8 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         ("trian", "did you mean `train`?"),
         (
             "xyz",
-            "known: bench, data, dataflow, demo, doctor, estimate, eval, export, plan, profile, progressive, score, serve, study, train, tune, verify",
+            "known: bench, data, dataflow, demo, doctor, estimate, eval, export, plan, profile, progressive, score, "
+            "serve, study, train, tune, verify",
         ),
     ],
 )

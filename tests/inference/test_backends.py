@@ -132,3 +132,22 @@ def test_a_back_end_that_fails_is_left_with_its_reason(monkeypatch: pytest.Monke
     found = choice.choose(program, "fp32", 1, show=False)
     assert found.left == {"aoti": "does not build", "onnx": "does not build"}
     assert choice.measured(program, "fp32", 1)  # it is not tried again
+
+
+def test_an_engine_that_gives_other_scores_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    program = trace(model_of("dcn2", inputs()).eval())
+    other = trace(model_of("dcn2", inputs()).eval())
+    with torch.no_grad():
+        for name, weight in other.state_dict.items():
+            if name.endswith("bias"):
+                weight += 3
+
+    def wrong(backend: Backend, kind: Precision, program: torch.export.ExportedProgram) -> backends.Engine:
+        return load("eager", kind, other if backend == "aoti" else program)
+
+    monkeypatch.setattr(choice, "absent", lambda backend, kind: "left out here" if backend == "onnx" else None)
+    monkeypatch.setattr(choice, "load", wrong)
+    monkeypatch.setattr(choice, "_SECONDS", 0.0)
+    found = choice.choose(program, "fp32", 1, show=False)
+    assert "gives other scores than eager torch" in found.left["aoti"]
+    assert found.backend(1) == "eager"
