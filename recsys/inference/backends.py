@@ -14,7 +14,7 @@ import shutil
 import stat
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +27,7 @@ from recsys.errors import ConfigError, MissingExtraError
 from recsys.files import make_folder
 from recsys.inference import compile as builder
 from recsys.inference import network
+from recsys.inference.aoti import SharedObject
 from recsys.machine import CPU_INFO, read_machine
 from recsys.threads import torch_threads
 
@@ -66,17 +67,14 @@ class _Aoti:
     """AOTInductor: the whole graph as one shared object, its weights packed (frozen) for oneDNN's products."""
 
     def __init__(self, program: ExportedProgram, precision: Precision) -> None:
-        import torch._inductor
-
-        path = _built(f"aoti-{precision}", program, ".pt2")
-        self._loader: Any = torch._inductor.aoti_load_package(str(path)).loader
+        self._object = SharedObject(_built(f"aoti-{precision}", program, ".so"))
 
     def bind(self, inputs: Sequence[Tensor], out: Tensor) -> Run:
-        given, call = list(inputs), self._loader.boxed_run
+        call = self._object.bind(inputs, out)
 
         def run() -> None:
             with torch_threads(1):
-                out.copy_(call(given.copy())[0])  # it empties the list
+                call()
 
         return run
 

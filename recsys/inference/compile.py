@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import warnings
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -49,7 +50,14 @@ def _aoti(program: ExportedProgram, target: Path) -> None:
 
     program.example_inputs = (example(program), {})
     options: dict[str, Any] = {"freezing": True, "cpp.threads": 1}
-    torch._inductor.aoti_compile_and_package(program, package_path=str(target), inductor_configs=options)
+    package = target.with_name("package.pt2")
+    torch._inductor.aoti_compile_and_package(program, package_path=str(package), inductor_configs=options)
+    with zipfile.ZipFile(package) as archive:
+        named = [name for name in archive.namelist() if "/data/aotinductor/" in name]
+        (found,) = (name for name in named if name.endswith(".so"))
+        if any(name.endswith((".bin", ".blob")) for name in named):
+            raise ValueError("its weights are too large for one file")
+        target.write_bytes(archive.read(found))
 
 
 def _onnx(program: ExportedProgram, target: Path) -> None:
