@@ -69,7 +69,10 @@ def test_commands_and_example_run(tmp_path: Path) -> None:
         )
         assert done.returncode == 0, done.stderr
         printed.append(done.stdout)
-    assert printed[0].startswith("Interval(value=0.")
-    assert float(printed[1].split()[0]) > 0.8
+    ranked, optimised, metric, searched = printed
+    assert ranked.startswith("[")
+    assert float(optimised.split()[-1]) < 1e-5
+    assert metric.startswith("Interval(value=0.")
+    assert float(searched.split()[0]) > 0.8
     assert (tmp_path / "scores.parquet").is_file()
     assert pq.read_table(tmp_path / "scored.parquet").num_rows == 8000

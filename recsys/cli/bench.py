@@ -12,7 +12,7 @@ from rich.table import Table
 from recsys.cli.app import Result, UsageError, call, command_line
 from recsys.cli.bench_dataflow import dataflow
 from recsys.cli.bench_serve import serve
-from recsys.cli.bench_session import optimize, score, session
+from recsys.cli.bench_session import optimize, request, score, session
 from recsys.cli.show import card_table, cells_table, console
 from recsys.config import nearest
 
@@ -137,6 +137,7 @@ BENCHES: dict[str, tuple[Callable[..., Result], str]] = {
     "lookup": (lookup, "microseconds of the look-ups of whole workloads"),
     "dataflow": (dataflow, "plans of look-ups, predicted beside measured, and other plans beside them"),
     "optimize": (optimize, "models that know nothing of recsys, beside themselves and torch.compile"),
+    "request": (request, "microseconds from dicts to scores, encoding included"),
     "score": (score, "rows a second scored from Parquet to Parquet, beside pandas and FuxiCTR"),
     "session": (session, "microseconds from ids to scores, beside torchrec, torch.compile and FuxiCTR"),
     "serve": (serve, "microseconds of requests over HTTP, beside the session's own"),

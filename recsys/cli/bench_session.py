@@ -1,4 +1,4 @@
-"""`recsys bench session`, `bench score` and `bench optimize`: sessions beside their peers."""
+"""`recsys bench session`, `request`, `score` and `optimize`: sessions beside their peers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rich.table import Table
 from recsys.cli.app import Result
 from recsys.cli.show import card_table, console
 
-__all__ = ["optimize", "score", "session"]
+__all__ = ["optimize", "request", "score", "session"]
 
 _FIGURES = "processor time of one thread; medians of interleaved turns"
 
@@ -125,4 +125,30 @@ def optimize(batch: tuple[int, ...] = (1, 64, 512), seconds: float = 1.0, cap: i
     screen.print(table)
     for name, how in found["absent"].items():
         screen.print(f"absent: {name}; it runs after `{how}`", markup=False)
+    return found
+
+
+def request(seconds: float = 5.0, bits: int = 18) -> Result:
+    """Measure raw requests, encoding included: one row as a dict, and 500 candidates of one user.
+
+    Args:
+        seconds: How long is measured for each kind.
+        bits: Each of the 26 tables has 2^bits rows.
+    """
+    from recsys.bench.request import measure
+
+    found = measure(seconds, bits)
+    screen = console()
+    facts = {
+        "request": "dicts of Criteo's 13 numbers and 26 categories, hashed; requests differ, values recur",
+        "model": "DCNv2, 429 inputs, 3 crosses, 1024-512-256, float32; one thread",
+        "back end": ", ".join(f"{name} for {size}" for size, name in found["backends"].items()),
+    }
+    screen.print(card_table(found["machine"], facts))
+    table = Table(title="from a request to its scores, µs", title_justify="left")
+    for name in ("request", "rows", "p50", "p99"):
+        table.add_column(name, justify="left" if name == "request" else "right")
+    for row in found["rows"]:
+        table.add_row(row["request"], f"{row['rows']:,}", f"{row['p50_us']:,.0f}", f"{row['p99_us']:,.0f}")
+    screen.print(table)
     return found

@@ -110,10 +110,7 @@ class InferenceSession:
         if isinstance(rows, Mapping):
             rows = [rows]
         if isinstance(rows, list) and (not rows or isinstance(rows[0], Mapping)):
-            counts = Counts()
-            batch = self._encode_rows(rows, counts)
-            self._count(counts)
-            return scorer.scores(batch)
+            return scorer.scores(self.encode_rows(rows))
         parts = [scorer.scores(self.encode(table)) for table in self._tables(rows)]
         return np.concatenate(parts) if parts else scorer.empty(0)
 
@@ -148,6 +145,17 @@ class InferenceSession:
         """
         counts = Counts()
         batch = self.encoder.encode(self._complete(table), labels=False, counts=counts)
+        self._count(counts)
+        return batch
+
+    def encode_rows(self, rows: Sequence[Mapping[str, Any]]) -> Batch:
+        """The batch of rows given as dicts; what is absent is missing, and counted.
+
+        Raises:
+            DataError: When a row has a column of no feature, or a value that cannot be read.
+        """
+        counts = Counts()
+        batch = self._encode_rows(rows, counts)
         self._count(counts)
         return batch
 

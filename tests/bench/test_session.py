@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from recsys.bench import score, session, session_peers
+from recsys.bench import request, score, session, session_peers
 from recsys.cli import app
 from recsys.inference import backends, choice
 from recsys.inference.backends import Backend, Precision
@@ -60,11 +60,19 @@ def test_scoring_beside_its_peers(capsys: pytest.CaptureFixture[str]) -> None:
     assert peer["times"] == {}
 
 
+def test_requests_from_dicts(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(request, "_ROWS", 1000)
+    found = called(["request", "--seconds", "0.01", "--bits", "6"], capsys)
+    assert [row["rows"] for row in found["rows"]] == [1, 1, 500, 500]
+    assert all(0 < row["p50_us"] <= row["p99_us"] for row in found["rows"])
+
+
 @pytest.mark.parametrize(
     ("words", "told"),
     [
         (["session", "--only", "dcn3"], "no such model as `dcn3`: did you mean"),
         (["session", "--batch", "0"], "batches of 1 or more"),
+        (["request", "--bits", "40"], "1 to 24 bits"),
         (["score", "--rows", "0"], "rows and rounds of 1 or more"),
         (["score", "--rows", "300", "--bits", "4", "--only", "spark"], "no such job as `spark`"),
     ],
