@@ -23,8 +23,14 @@ busy ones the environment variable OMP_WAIT_POLICY=passive keeps threads from wa
 
 @contextlib.contextmanager
 def torch_threads(count: int) -> Iterator[None]:
-    """Within it torch uses so many threads; then as many as before."""
+    """Within it torch uses so many threads; then as many as before.
+
+    The number is each thread's own, but a new thread begins with what was set last, and would put that back.
+    """
     before = torch.get_num_threads()
+    if before == count:
+        yield
+        return
     torch.set_num_threads(count)
     try:
         yield

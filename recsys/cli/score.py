@@ -11,6 +11,7 @@ import tyro
 from recsys.cli.app import Result, call
 from recsys.cli.show import console, counts_notes
 from recsys.data.sources import resolve
+from recsys.inference.backends import Precision
 from recsys.inference.parts import open_parts
 from recsys.scoring.local import score, session_for
 
@@ -28,6 +29,7 @@ def command(
     target: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(name="out", metavar="OUT")],
     keep: tuple[str, ...] = (),
     batch_size: int = 16_384,
+    precision: Precision = "fp32",
     overwrite: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
 ) -> Result:
     """Score every row of a file or of a folder's files, in order and in bounded memory.
@@ -40,10 +42,11 @@ def command(
         target: Parquet file to write, with the kept columns and `score`; of a folder, the folder to write to.
         keep: Columns to copy to the output.
         batch_size: Rows at a time.
+        precision: Of the network's matrix products; `recsys verify` says what others than fp32 cost.
         overwrite: Discard the unfinished work of another job.
     """
     path = resolve(source)
-    with session_for(open_parts(run), path) as session:
+    with session_for(open_parts(run), path, precision) as session:
         scored = score(session, path, target, keep, batch_size=batch_size, overwrite=overwrite)
     screen = console()
     fresh = scored.rows - scored.resumed

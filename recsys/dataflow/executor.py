@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Literal, Protocol
 
@@ -84,7 +85,7 @@ class TableExecutor:
             _check(plan, spec)
         self.layout = spec.layout
         self.rows = rows
-        self.unknown_ids = 0
+        self.unknown_ids, self._lock = 0, threading.Lock()
         self._raise = unknown == "raise"
         self._position = {name: f for f, name in enumerate(spec.features if features is None else features)}
         self.kernel: Kernel = kernel if kernel != "auto" else _best(one.dtype for one in rows.values())
@@ -152,7 +153,8 @@ class TableExecutor:
 
     def _count(self, unknown: int) -> None:
         if unknown:
-            self.unknown_ids += unknown
+            with self._lock:
+                self.unknown_ids += unknown
             if self._raise:
                 raise DataError(
                     f"{unknown} ids of the batch are out of their tables' range: encode with the model's schema"
@@ -165,10 +167,11 @@ class TableExecutor:
     def _sequence(self, ids: JaggedIds, features: list[int], width: int, kernels: Kernels) -> tuple[Tensor, Tensor]:
         found = [ids.feature(f) for f in features]
         values, lengths = torch.cat([one[0] for one in found]), found[0][1]
+        lengths = None if lengths is None else lengths.long()
         rows = torch.empty(len(found[0][0]), width)
         self._count(kernels.look_up(JaggedIds(tuple(map(str, features)), values), rows))
         if lengths is None:
-            return rows.unsqueeze(1), torch.ones_like(found[0][0])
+            return rows.unsqueeze(1), torch.ones(len(rows), dtype=torch.int64)
         steps = torch.arange(max(int(lengths.max()) if lengths.numel() else 0, 1))
         present = steps < lengths.unsqueeze(1)
         padded = rows.new_zeros(*present.shape, width)

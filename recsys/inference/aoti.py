@@ -8,7 +8,6 @@ and ``aoti_torch/c/shim.h``).
 from __future__ import annotations
 
 import ctypes
-import os
 import weakref
 from collections.abc import Callable, Sequence
 from functools import cache
@@ -18,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from recsys.dataflow.platform import read_cores
 from recsys.errors import ConfigError
 
 __all__ = ["SharedObject"]
@@ -44,6 +44,7 @@ def _shim() -> Any:
     ]
     for name in ("data_ptr", "sizes", "strides"):
         getattr(found, f"aoti_torch_get_{name}").argtypes = [_Pointer, _Pointers]
+    found.aoti_torch_get_dtype.argtypes = [_Pointer, ctypes.POINTER(ctypes.c_int32)]
     found.aoti_torch_delete_tensor_object.argtypes = [_Pointer]
     return found
 
@@ -71,9 +72,9 @@ class SharedObject:
         delete.argtypes = [_Pointer]
         self._call.argtypes = [_Pointer, _Pointers, ctypes.c_size_t, _Pointers, ctypes.c_size_t, _Pointer, _Pointer]
         self._handle = _Pointer()
-        if create(ctypes.byref(self._handle), os.cpu_count() or 1, b"cpu", None):
+        if create(ctypes.byref(self._handle), len(read_cores()), b"cpu", None):
             raise ConfigError(f"{path}: the network does not start; what it said stands above")
-        weakref.finalize(self, delete, self._handle)
+        weakref.finalize(self, delete, self._handle).atexit = False  # a thread may be in it until the very end
 
     def bind(self, inputs: Sequence[Tensor], out: Tensor) -> Callable[[], None]:
         """A call that reads `inputs` as they are then and fills `out`.
@@ -99,12 +100,15 @@ class SharedObject:
         """Makes a handle of a tensor, whose memory it shares."""
         size = tensor.dim()
         sizes, strides = (_Long * size)(*tensor.shape), (_Long * size)(*tensor.stride())
+        if tensor.dtype not in _NAMES:
+            raise ConfigError(f"expected inputs of {', '.join(_NAMES.values())}, got {tensor.dtype}")
         dtype = getattr(self._shim, f"aoti_torch_dtype_{_NAMES[tensor.dtype]}")()
         create = self._shim.aoti_torch_create_tensor_from_blob
 
         def make() -> int | None:
             handle = _Pointer()
-            create(tensor.data_ptr(), size, sizes, strides, 0, dtype, 0, 0, ctypes.byref(handle))
+            if create(tensor.data_ptr(), size, sizes, strides, 0, dtype, 0, 0, ctypes.byref(handle)):
+                raise ConfigError("torch has no memory for a tensor's handle")
             return handle.value
 
         return make
@@ -115,6 +119,12 @@ class SharedObject:
         address = found.value
         if address is None:  # of no elements
             return
+        self._shim.aoti_torch_get_sizes(handle, ctypes.byref(found))
+        sizes = tuple(ctypes.cast(found, _Longs)[: out.dim()])
+        kind = ctypes.c_int32()
+        self._shim.aoti_torch_get_dtype(handle, ctypes.byref(kind))
+        if sizes != tuple(out.shape) or kind.value != getattr(self._shim, f"aoti_torch_dtype_{_NAMES[out.dtype]}")():
+            raise ConfigError(f"the compiled network gives {sizes}, expected {out.dtype} {tuple(out.shape)}")
         self._shim.aoti_torch_get_strides(handle, ctypes.byref(found))
         strides = tuple(ctypes.cast(found, _Longs)[: out.dim()])
         length = 1 + sum((n - 1) * step for n, step in zip(out.shape, strides, strict=True))

@@ -67,7 +67,7 @@ class _Aoti:
     """AOTInductor: the whole graph as one shared object, its weights packed (frozen) for oneDNN's products."""
 
     def __init__(self, program: ExportedProgram, precision: Precision) -> None:
-        self._object = SharedObject(_built(f"aoti-{precision}", program, ".so"))
+        self._object = SharedObject(_built("aoti", precision, program))
 
     def bind(self, inputs: Sequence[Tensor], out: Tensor) -> Run:
         call = self._object.bind(inputs, out)
@@ -87,7 +87,7 @@ class _Onnx:
 
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1
-        path = _built(f"onnx-{precision}", program, ".onnx")
+        path = _built("onnx", precision, program)
         self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         self._inputs = [one.name for one in self._session.get_inputs()]
         self._output = self._session.get_outputs()[0].name
@@ -128,7 +128,8 @@ def absent(backend: Backend, precision: Precision) -> str | None:
     """Why a back end cannot run here in that precision; None where it can."""
     if (backend, precision) not in ENGINES:
         able = ", ".join(name for name, kind in ENGINES if kind == precision)
-        return f"{backend} has no {precision}, only {able}"
+        known = ", ".join(f"{kind} ({name})" for name, kind in ENGINES)
+        return f"{backend} has no {precision}, only {able}" if able else f"expected one of {known}, got {precision}"
     if backend == "aoti" and not any(map(shutil.which, ("c++", "g++", "clang++"))):
         return "AOTInductor needs a C++ compiler, and there is none"
     missing = [name for name in ("onnxruntime", "onnx", "onnxscript") if importlib.util.find_spec(name) is None]
@@ -147,7 +148,15 @@ def load(backend: Backend, precision: Precision, program: ExportedProgram) -> En
     reason = absent(backend, precision)
     if reason:
         raise MissingExtraError(reason)
-    return ENGINES[backend, precision](program, precision)
+    path = _path(backend, precision, program) if backend in _SUFFIXES else None
+    there = path is not None and path.is_file()
+    try:
+        return ENGINES[backend, precision](program, precision)
+    except Exception:
+        if path is None or not there:
+            raise
+        path.unlink(missing_ok=True)  # cut off by a loss of power, say: build it again
+        return ENGINES[backend, precision](program, precision)
 
 
 def cache_folder() -> Path:
@@ -157,10 +166,12 @@ def cache_folder() -> Path:
         ConfigError: When somebody else may write there: shared objects are run.
     """
     folder = root() / "networks" / _machine()
-    make_folder(folder)
+    if not folder.is_dir():
+        make_folder(folder)
+        folder.chmod(0o700)
     found = folder.stat()
-    if found.st_uid != os.getuid() or found.st_mode & stat.S_IWOTH:
-        raise ConfigError(f"{folder}: others may write there, and what it holds is run: make it yours, or remove it")
+    if found.st_uid != os.getuid() or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise ConfigError(f"{folder}: others may write there, and what it holds is run: remove it")
     return folder
 
 
@@ -172,8 +183,15 @@ def _machine() -> str:
     return f"torch-{torch.__version__.partition('+')[0]}-{hashlib.sha256(' '.join(words).encode()).hexdigest()[:16]}"
 
 
-def _built(form: str, program: ExportedProgram, suffix: str) -> Path:
-    path = cache_folder() / f"{network.digest(program)[:32]}-{form}{suffix}"
+_SUFFIXES: dict[Backend, str] = {"aoti": ".so", "onnx": ".onnx"}
+
+
+def _path(backend: Backend, precision: Precision, program: ExportedProgram) -> Path:
+    return cache_folder() / f"{network.digest(program)[:32]}-{backend}-{precision}{_SUFFIXES[backend]}"
+
+
+def _built(backend: Backend, precision: Precision, program: ExportedProgram) -> Path:
+    path = _path(backend, precision, program)
     if not path.is_file():
-        builder.build(form, program, path)
+        builder.build(f"{backend}-{precision}", program, path)
     return path

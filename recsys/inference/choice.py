@@ -13,7 +13,7 @@ import torch
 from torch.export import ExportedProgram
 from tqdm import tqdm
 
-from recsys.errors import RecsysError
+from recsys.errors import DataError, RecsysError
 from recsys.files import read_json, write_json
 from recsys.inference.backends import ENGINES, Backend, Engine, Precision, absent, cache_folder, load
 from recsys.inference.network import digest, eager, example
@@ -26,6 +26,7 @@ SIZES = (1, 8, 64, 512)
 """Batch sizes that are measured; a batch runs as the smallest of these that holds it does."""
 _TOLERANCE: dict[Precision, float] = {"fp32": 1e-4, "bf16": 0.1, "int8": 0.5}
 """How far scores of normal inputs may be off, as a share of the largest: a coarse look for engines that are broken."""
+_DAY = 86_400
 _SECONDS = 0.25
 """For each size and back end."""
 
@@ -47,16 +48,15 @@ class Choice:
 
     def engine(self, size: int) -> Engine:
         """The engine for a batch of that many."""
-        return next((one for most, (_, one) in self.engines.items() if size <= most), self._last)
-
-    @property
-    def _last(self) -> Engine:
-        return next(reversed(self.engines.values()))[1]
+        return self._found(size)[1]
 
     def backend(self, size: int) -> Backend:
         """Its name."""
-        found = [name for most, (name, _) in self.engines.items() if size <= most]
-        return found[0] if found else next(reversed(self.engines.values()))[0]
+        return self._found(size)[0]
+
+    def _found(self, size: int) -> tuple[Backend, Engine]:
+        found = [one for most, one in self.engines.items() if size <= most]
+        return found[0] if found else next(reversed(self.engines.values()))
 
 
 def choose(program: ExportedProgram, precision: Precision, most: int, show: bool = True) -> Choice:
@@ -65,24 +65,37 @@ def choose(program: ExportedProgram, precision: Precision, most: int, show: bool
     Raises:
         RecsysError: When no back end can run the network in that precision.
     """
-    sizes, (able, left), memory = _sizes(most), _able(precision), _memory(program, precision)
-    us = _remembered(memory, able, sizes)
+    sizes, (able, left) = _sizes(most), _able(precision)
+    try:
+        memory = _memory(program, precision, most)
+    except DataError as error:  # a folder that cannot be written to, as in a container
+        engine = load("eager", precision, program)
+        return Choice({most: ("eager", engine)}, {}, {**left, **dict.fromkeys(("aoti", "onnx"), str(error))})
+    us, failed = _remembered(memory, able)
     engines: dict[Backend, Engine] = {}
     if us is None:
         engines, failed = _loaded(able, program, precision, show)
-        left |= failed
         us = {size: _measure(engines, program, size) for size in sizes}
-        write_json(memory, {"versions": _versions(), "failed": failed, "us": {str(size): us[size] for size in us}})
+        kept = {
+            "versions": _versions(),
+            "at": time.time(),
+            "failed": failed,
+            "us": {str(size): us[size] for size in us},
+        }
+        write_json(memory, kept)
     best = {size: min(found, key=found.__getitem__) for size, found in us.items()}
     for name in best.values():
         if name not in engines:
             engines[name] = load(name, precision, program)
-    return Choice({size: (name, engines[name]) for size, name in best.items()}, us, left)
+    return Choice({size: (name, engines[name]) for size, name in best.items()}, us, {**left, **failed})
 
 
 def measured(program: ExportedProgram, precision: Precision, most: int) -> bool:
     """Whether `choose` has the answer ready."""
-    return _remembered(_memory(program, precision), _able(precision)[0], _sizes(most)) is not None
+    try:
+        return _remembered(_memory(program, precision, most), _able(precision)[0])[0] is not None
+    except DataError:
+        return False
 
 
 def _sizes(most: int) -> list[int]:
@@ -96,20 +109,25 @@ def _able(precision: Precision) -> tuple[list[Backend], dict[Backend, str]]:
     return [name for name in backends if name not in left], left
 
 
-def _memory(program: ExportedProgram, precision: Precision) -> Path:
-    return cache_folder() / f"{digest(program)[:32]}-{precision}.json"
+def _memory(program: ExportedProgram, precision: Precision, most: int) -> Path:
+    return cache_folder() / f"{digest(program)[:32]}-{precision}-{most}.json"
 
 
-def _remembered(path: Path, backends: Sequence[Backend], sizes: Sequence[int]) -> dict[int, Times] | None:
-    """What was measured before, if it was of these back ends, in these versions, and of these sizes."""
+def _remembered(path: Path, backends: Sequence[Backend]) -> tuple[dict[int, Times] | None, dict[Backend, str]]:
+    """What was measured before, if it was of these back ends in these versions, and why others failed.
+
+    What failed is tried again after a day: a full disk is not for ever.
+    """
     try:
         found: dict[str, Any] = read_json(path)
         us = {int(size): dict(row) for size, row in found["us"].items()}
-        known = {*found["failed"], *(name for row in us.values() for name in row)}
-        same = found["versions"] == _versions() and known == set(backends) and sorted(us) == list(sizes)
-        return us if same and all(us.values()) else None
+        failed: dict[Backend, str] = dict(found["failed"])
+        known = {*failed, *(name for row in us.values() for name in row)}
+        old = failed and time.time() - float(found["at"]) > _DAY
+        same = found["versions"] == _versions() and known == set(backends) and not old
+        return (us, failed) if same and us and all(us.values()) else (None, {})
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return None
+        return None, {}
 
 
 def _versions() -> dict[str, str]:

@@ -20,9 +20,13 @@ import torch
 from torch.export import ExportedProgram
 
 from recsys.errors import ConfigError
-from recsys.inference.network import example, half, read, write
+from recsys.files import replacing
+from recsys.inference.network import example, half, write
 
 __all__ = ["FORMS", "build"]
+
+_LONGEST = 1800
+"""Seconds that a build may take."""
 
 
 def build(form: str, program: ExportedProgram, target: Path) -> None:
@@ -36,12 +40,19 @@ def build(form: str, program: ExportedProgram, target: Path) -> None:
         write(program, source)
         # Inductor keeps compiled code in a cache that all users of a machine may write to, unless told otherwise.
         environment = os.environ | {"TORCHINDUCTOR_CACHE_DIR": str(Path(folder) / "inductor")}
-        words = [sys.executable, "-m", __name__, form, str(source), str(made)]
-        done = subprocess.run(words, env=environment, capture_output=True, text=True, errors="replace", check=False)
+        # -P: no module of the folder that the user happens to be in.
+        words = [sys.executable, "-P", "-m", __name__, form, str(source), str(made)]
+        try:
+            done = subprocess.run(
+                words, env=environment, capture_output=True, text=True, errors="replace", timeout=_LONGEST, check=False
+            )
+        except subprocess.TimeoutExpired:
+            raise ConfigError(f"the network was not built as {form} within {_LONGEST} seconds") from None
         if done.returncode or not made.is_file():
             said = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
             raise ConfigError(f"the network cannot be built as {form}: {said[-1][:300]}")
-        made.replace(target)
+        with replacing(target) as temporary:
+            made.replace(temporary)
 
 
 def _aoti(program: ExportedProgram, target: Path) -> None:
@@ -87,7 +98,7 @@ FORMS: dict[str, Callable[[ExportedProgram, Path], None]] = {
 def _main(form: str, source: str, target: str) -> None:
     torch.set_num_threads(1)
     with torch.no_grad(), contextlib.redirect_stdout(sys.stderr):
-        FORMS[form](read(Path(source)), Path(target))
+        FORMS[form](torch.export.load(source), Path(target))  # `build` has just written it
 
 
 if __name__ == "__main__":

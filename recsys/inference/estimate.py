@@ -6,7 +6,7 @@ along, in a process of its own; the rest is counted:
     tables    rows · bytes of a stored row, each table on a cache line; in a mapped export only what is touched is
               in memory, and processes share it
     network   3 · weights for a back end: as they are, packed for its products, and in its file
-    buffers   for each thread: batch · (width + tasks) · 4 bytes of input and output, and the widest two layers
+    buffers   for each thread: batch · (width + 1) · 4 bytes of input and output
     peak      of a run: tensors of its file and of the model at once, as float32; of an export: nothing more
 """
 
@@ -132,7 +132,7 @@ def _process() -> int:
         f"session = recsys.session({_SMALL!r}, precision='fp32')\nsession.warm_up()\n"
         "print(resident_memory() - session.table_bytes)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=False)
     try:
         return int(done.stdout.split()[-1])
     except (IndexError, ValueError):

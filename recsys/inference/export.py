@@ -33,6 +33,7 @@ from recsys.files import make_folder, read_json, replacing, sweep, write_json, w
 from recsys.inference import network
 from recsys.inference.backends import Precision
 from recsys.inference.parts import Parts, Storing
+from recsys.inference.scores import score_dtype
 from recsys.layers.tables import Lookup, Table, TableSpec
 from recsys.seals import Sealed, SealedFile, vouch
 
@@ -79,12 +80,13 @@ class Seal(Sealed):
     lookups: tuple[StoredLookup, ...]
     gate: dict[str, Any] = Field(default_factory=dict)
     """What the quality gate found, by precision."""
-    precisions: tuple[Precision, ...] = ("fp32",)
+    precisions: tuple[Precision, ...] = Field(("fp32",), min_length=1)
     """Those that have passed the gate; float32 alone where there was none."""
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
-        tables, size = {table.name for table in self.tables}, self.files["tables.bin"].bytes
+        tables, file = {table.name for table in self.tables}, self.files.get("tables.bin")
+        size = 0 if file is None else file.bytes
         if len(tables) < len(self.tables):
             raise ValueError("two tables have one name")
         if any(table.start % 64 or table.start + table.bytes > size for table in self.tables):
@@ -132,8 +134,7 @@ def write_export(
     """
     if is_export(folder) and not overwrite:
         raise CheckpointError(f"{folder}: holds an export; choose another folder or say overwrite")
-    if (folder / "config.json").is_file():
-        raise CheckpointError(f"{folder}: holds a trained model; choose another folder for the export")
+    _check_ours(folder)
     make_folder(folder)
     for name in (SEAL, *_NAMES):
         (folder / name).unlink(missing_ok=True)
@@ -166,6 +167,17 @@ def write_export(
     )
 
 
+def _check_ours(folder: Path) -> None:
+    """Files are replaced in a folder that is new, or holds an export or what a killed one left."""
+    there = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    odd = next((name for name in sorted(there) if name not in (SEAL, *_NAMES) and not name.startswith(".")), None)
+    if odd is None and there and not there & {SEAL, "tables.bin"} and any(not name.startswith(".") for name in there):
+        odd = min(name for name in there if not name.startswith("."))
+    if odd is not None:
+        what = "a trained model" if odd == "config.json" or "config.json" in there else f"`{odd}`"
+        raise CheckpointError(f"{folder}: holds {what}; choose a new folder for the export")
+
+
 def _write_tables(path: Path, rows: Mapping[str, Source], show: bool) -> list[StoredTable]:
     starts, end = places(rows)
     total = max(-(-end // HUGE_PAGE), 1) * HUGE_PAGE
@@ -181,7 +193,7 @@ def _write_tables(path: Path, rows: Mapping[str, Source], show: bool) -> list[St
         StoredTable(
             name=name,
             rows=source.rows.shape[0],
-            dim=source.rows.shape[1],
+            dim=source.dim,
             dtype=source.dtype,
             start=starts[name],
             bytes=source.bytes,
@@ -225,9 +237,11 @@ def read_export(folder: Path, storage: Storing = "huge", seal: Seal | None = Non
     if tuple(part.name for part in encoder.inputs.ids) != seal.features or len(encoder.inputs.dense) != seal.dense:
         raise CheckpointError(f"{folder}: schema.json and {SEAL} name different features")
     program = network.read(folder / "network.pt2")
+    spec, tasks = seal.spec(), encoder.inputs.tasks
+    network.check(program, spec.layout.width, [*spec.layout.sequences.values()], len(tasks), score_dtype(tasks))
     plan = DataFlowPlan.read(folder / "plan.json") if "plan.json" in seal.files else None
     rows = _read_rows(folder / "tables.bin", seal.files["tables.bin"], seal.tables, storage)
-    return Parts(encoder, seal.spec(), rows, program, seal.digest(), plan, seal.precisions)
+    return Parts(encoder, spec, rows, program, seal.digest(), plan, seal.precisions)
 
 
 def _read_rows(path: Path, file: SealedFile, tables: Iterable[StoredTable], storage: Storing) -> dict[str, Rows]:

@@ -2,7 +2,8 @@
 
 Both score the same rows. Metrics are compared as paired differences, session minus trained model, with bootstrap
 intervals over users, and what is held against the tolerance is the bad end of the interval: few rows, or rows on which
-the two differ a lot, do not pass by luck.
+the two differ a lot, do not pass by luck. What is undefined, such as the AUC of one class, passes where the two give
+the same scores, and nowhere else.
 """
 
 from __future__ import annotations
@@ -31,6 +32,8 @@ Scores = npt.NDArray[np.float64]
 _READ = 16_384
 _REPLICATES = 200
 _COMPARED = ("auc", "normalised_entropy", "rmse")
+_SAME = 1e-5
+"""Scores that differ by less are the same."""
 
 
 @dataclass(frozen=True)
@@ -94,12 +97,12 @@ def verify(
     Args:
         checkpoint: The trained model.
         session: Of its export, or of the run itself in another precision.
-        rows: Files, an Arrow table or a DataFrame; without labels, scores alone are compared.
+        rows: Files, an Arrow table or a DataFrame; without labels and users, scores alone are compared.
         tolerance: What may be lost.
         show: A progress bar on standard error.
 
     Raises:
-        DataError: When there are no rows, or a feature's column is absent or mistyped.
+        DataError: When there are no rows, a column is absent or mistyped, or some labels are there and others not.
     """
     ours, theirs, labels, groups = _scores(checkpoint, session, rows, show)
     tasks = {}
@@ -110,7 +113,7 @@ def verify(
             a, b = torch.from_numpy(ours[:, t]), torch.from_numpy(theirs[:, t])
             found = compare(a, b, told, groups, kind=task.kind, replicates=_REPLICATES)
             metrics = {name: found[name] for name in _COMPARED if name in found}
-        spread = 1.0 if told is None else float(told.std(correction=0))
+        spread = 1.0 if task.kind == "binary" else float(np.std(theirs[:, t] if told is None else told.numpy())) or 1.0
         tasks[task.name] = _verdict(ours[:, t], theirs[:, t], metrics, tolerance, spread)
     return Verdict(len(ours), session.precision, tasks)
 
@@ -124,7 +127,9 @@ def _scores(
     extra = [*labels, *([] if schema.group is None else [schema.group])]
     data = Dataset(rows, schema.format, list(dict.fromkeys([*schema.columns, *extra])))
     data.need(schema.columns)
-    labelled = all(name in data.schema.names for name in extra)
+    labelled = any(name in data.schema.names for name in labels)
+    if labelled:
+        data.need(extra)
     columns = list(dict.fromkeys([*schema.columns, *(extra if labelled else ())]))
     found: list[tuple[Any, Any, Any, Any]] = []
 
@@ -153,15 +158,27 @@ def _scores(
 def _verdict(
     ours: Scores, theirs: Scores, metrics: dict[str, Interval], tolerance: Tolerance, spread: float
 ) -> TaskVerdict:
+    """Args: spread: what differences of scores and RMSE are a share of."""
     difference = np.abs(ours - theirs)
+    largest, mean = float(difference.max()), float(difference.mean())
     constant = len(ours) < 2 or bool(np.ptp(ours) == 0 or np.ptp(theirs) == 0)
     correlation = math.nan if constant else float(spearmanr(ours, theirs).statistic)
     reasons = []
-    if correlation < tolerance.rank_correlation:
-        reasons.append(f"rank correlation {correlation:.5f}, below {tolerance.rank_correlation:g}")
+    if largest > _SAME * spread:
+        reasons = list(_reasons(correlation, mean / spread, metrics, tolerance, spread))
+    return TaskVerdict(largest, mean, correlation, metrics, tuple(reasons))
+
+
+def _reasons(
+    correlation: float, mean: float, metrics: dict[str, Interval], tolerance: Tolerance, spread: float
+) -> Iterator[str]:
+    """Why scores that differ do not pass; what is undefined does not."""
+    if not correlation >= tolerance.rank_correlation:
+        yield f"rank correlation {correlation:.5f}, below {tolerance.rank_correlation:g}"
+    if not mean <= tolerance.mean_difference:
+        yield f"scores differ by {mean:.5f} in the mean, more than {tolerance.mean_difference:g}"
     for name, metric in metrics.items():
-        worst = -metric.low if name == "auc" else metric.high / (spread or 1.0) if name == "rmse" else metric.high
+        worst = -metric.low if name == "auc" else metric.high / spread if name == "rmse" else metric.high
         allowed: float = getattr(tolerance, name)
-        if worst > allowed:
-            reasons.append(f"{name} may be worse by {worst:.5f}, more than {allowed:g}")
-    return TaskVerdict(float(difference.max()), float(difference.mean()), correlation, metrics, tuple(reasons))
+        if not worst <= allowed:
+            yield f"{name} may be worse by {worst:.5f}, more than {allowed:g}"

@@ -2,7 +2,8 @@
 
 It is kept as `torch.export` keeps it (``.pt2``): a graph of torch's operators and raw weights. A file can be anybody's,
 so what reading one would run is looked at first: a member that is not of the kind that `write` makes, such as a pickle,
-an operator that is not torch's own arithmetic, or an expression of a shape that is more than one, is refused.
+an operator that our models' networks do not have, or an expression of a shape that is more than one, is refused. What
+torch then reads is an archive made anew of the members that were looked at: two readers of one file may differ.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import io
 import json
 import re
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +25,24 @@ from torch.fx import Graph, GraphModule, Node
 from recsys.errors import CheckpointError
 from recsys.files import replacing
 
-__all__ = ["digest", "eager", "example", "flops", "half", "read", "tidied", "write"]
+__all__ = ["check", "digest", "eager", "example", "flops", "half", "inputs", "read", "tidied", "write"]
 
 _MEMBERS = re.compile(
     r"[^/]+/(archive_format|archive_version|byteorder|\.data/(version|serialization_id)|models/model\.json"
     r"|data/weights/(weight_\d+|model_weights_config\.json)"
     r"|data/constants/(tensor_\d+|model_constants_config\.json)|data/sample_inputs/model\.pt)"
 )
-_OPERATOR = re.compile(r"torch\.ops\.aten\.\w+\.\w+|_operator\.(add|sub|mul|floordiv|mod|neg|eq|ne|lt|le|gt|ge)")
+_OPERATORS = frozenset(
+    f"torch.ops.aten.{name}"
+    for name in (
+        "_assert_tensor_metadata.default", "add.Tensor", "addcmul.default", "arange.default", "cat.default",
+        "dropout.default", "expand_as.default", "flatten.using_ints", "index.Tensor", "index_put_.default",
+        "linear.default", "lt.Tensor", "matmul.default", "mul.Tensor", "new_zeros.default", "relu.default",
+        "select.int", "sigmoid.default", "slice.Tensor", "square.default", "stack.default", "sub.Tensor",
+        "sum.dim_IntList", "sym_size.int", "to.dtype", "transpose.int", "unsqueeze.default", "view.default",
+    )
+)  # fmt: skip
+"""What the networks of our models are made of; `index_put_` fills zeros that the graph itself has made."""
 _EXPRESSION = re.compile(
     r"((Symbol|Integer|Mul|Add|Pow|Max|Min|FloorDiv|Mod)\(|'[su]\d+'|(positive|integer)=True|-?\d+|[(), ])*"
 )
@@ -72,24 +83,38 @@ def read(path: Path) -> ExportedProgram:
             programs this one does not read.
     """
     try:
-        content = path.read_bytes()
-        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        with zipfile.ZipFile(path) as archive:
             trouble = next(_troubles(archive), None)
+            content = None if trouble else _anew(archive)
     except (OSError, zipfile.BadZipFile, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: not a network's file: {error}") from None
-    if trouble:
-        raise CheckpointError(f"{path}: {trouble}; a network is read as torch.export's operators and raw weights only")
+    if content is None:
+        raise CheckpointError(f"{path}: {trouble}; a network is read as its models' operators and raw weights only")
     try:
-        return torch.export.load(io.BytesIO(content))
+        return torch.export.load(content)
     except Exception as error:  # torch raises all kinds
         what = " ".join(f"{type(error).__name__}: {error}".split())[:300]
         raise CheckpointError(f"{path}: torch {torch.__version__} cannot read this network: {what}") from None
 
 
+def _anew(archive: zipfile.ZipFile) -> io.BytesIO:
+    """An archive of the same members and nothing else."""
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w") as made:
+        for member in archive.infolist():
+            made.writestr(member.filename, archive.read(member))
+    content.seek(0)
+    return content
+
+
 def _troubles(archive: zipfile.ZipFile) -> Iterator[str]:
     """What in an archive is not as `write` makes it."""
+    if len(set(archive.namelist())) < len(archive.namelist()):
+        yield "holds two members of one name"
     for member in archive.infolist():
         name = member.filename.partition("/")[2]
+        if member.compress_type != zipfile.ZIP_STORED:
+            yield f"holds `{name}` compressed"
         if not _MEMBERS.fullmatch(member.filename):
             yield f"holds `{name}`"
         elif name.endswith(".pt") and member.file_size:
@@ -110,7 +135,7 @@ def _graph_troubles(graph: Any) -> Iterator[str]:
     if not isinstance(graph, dict):
         return
     for key, value in graph.items():
-        if key == "target" and isinstance(value, str) and not _OPERATOR.fullmatch(value):
+        if key == "target" and isinstance(value, str) and value not in _OPERATORS:
             yield f"has operator `{value[:80]}`"
         elif key == "expr_str" and not _EXPRESSION.fullmatch(str(value)):
             yield f"has expression `{str(value)[:80]}`"
@@ -175,10 +200,46 @@ def _cast(graph: Graph, node: Any, dtype: torch.dtype) -> Node:
     return cast
 
 
+def check(program: ExportedProgram, width: int, sequences: Sequence[int], tasks: int, dtype: torch.dtype) -> None:
+    """Make sure that a program reads and gives what a session will hand it: engines are given addresses.
+
+    Args:
+        program: From x [B, width] and, for each of `sequences`, rows [B, L, dim] and lengths [B] to [B, tasks].
+        width: Columns of x.
+        sequences: Dims of the unpooled look-ups.
+        tasks: Columns of what it gives.
+        dtype: Of what it gives.
+
+    Raises:
+        CheckpointError: When it does not.
+    """
+    expected: list[tuple[torch.dtype, list[int | None]]] = [(torch.float32, [None, width])]
+    for dim in sequences:
+        expected += [(torch.float32, [None, None, dim]), (torch.int64, [None])]
+    found = [(one.dtype, _sizes(one)) for one in inputs(program)]
+    (last,) = (node for node in program.graph.nodes if node.op == "output")
+    given = [node.meta["val"] for node in last.args[0]]
+    told = [(one.dtype, _sizes(one)) for one in given]
+    if found != expected or told != [(dtype, [None, tasks])]:
+        raise CheckpointError(
+            f"the network reads {found} and gives {told}, expected {expected} and {[(dtype, [None, tasks])]}"
+        )
+
+
+def _sizes(value: Tensor) -> list[int | None]:
+    """None for lengths that vary."""
+    return [n if isinstance(n, int) else None for n in value.shape]
+
+
+def inputs(program: ExportedProgram) -> list[Tensor]:
+    """Stand-ins for its inputs, which have their shapes and types."""
+    names = program.graph_signature.user_inputs
+    return [node.meta["val"] for node in program.graph.nodes if node.op == "placeholder" and node.name in names]
+
+
 def example(program: ExportedProgram, size: int = 3) -> tuple[Tensor, ...]:
     """Inputs of zeros, `size` long in every length that may vary."""
-    names = program.graph_signature.user_inputs
-    values = [node.meta["val"] for node in program.graph.nodes if node.op == "placeholder" and node.name in names]
     return tuple(
-        torch.zeros([n if isinstance(n, int) else size for n in value.shape], dtype=value.dtype) for value in values
+        torch.zeros([n if isinstance(n, int) else size for n in value.shape], dtype=value.dtype)
+        for value in inputs(program)
     )

@@ -103,7 +103,11 @@ class CandidateScorer:
         own = self._context & keys
         mine, theirs = self._apart if own else self._shared
         self._check(keys, theirs.columns)
+        misplaced = next((key for key in user if key in theirs.columns - self._context), None)
+        if misplaced is not None:
+            raise DataError(f"user: column `{misplaced}` is an item's: give it with each candidate")
         first = mine.encode([user], counts)
+        counts.rows -= 1  # it is the candidates that are scored
         x, fixed = torch.zeros(1, self._width), mine.sequences(first)
         mine.fill(first, x)
         batch = self._encoded(candidates, theirs, user, counts)
@@ -118,7 +122,7 @@ class CandidateScorer:
 
     def _encoded(self, candidates: Sequence[Row] | pa.Table, part: _Part, user: Row, counts: Counts) -> Batch:
         if isinstance(candidates, pa.Table):
-            complete = _complete(candidates, part.columns, user)
+            complete = _complete(candidates, part.columns, part.columns & self._context, user)
             return self._encoder.encode(complete, labels=False, counts=counts, sides=part.sides)
         given = {name: user[name] for name in part.columns & self._context & user.keys()}
         return part.encode([{**given, **row} for row in candidates] if given else candidates, counts)
@@ -144,12 +148,19 @@ class CandidateScorer:
         return found
 
 
-def _complete(table: pa.Table, columns: Collection[str], user: Row) -> pa.Table:
-    """The table with the columns that it lacks: the user's value in every row, or missing."""
+def _complete(table: pa.Table, columns: Collection[str], context: Collection[str], user: Row) -> pa.Table:
+    """The table with the columns that it lacks: of the context the user's value in every row, else missing.
+
+    Raises:
+        DataError: When the user's value cannot be read.
+    """
     for name in sorted(columns):
         if name not in table.column_names:
-            value = user.get(name)
-            filled = pa.nulls(table.num_rows) if value is None else pa.repeat(pa.array([value])[0], table.num_rows)
+            value = user.get(name) if name in context else None
+            try:
+                filled = pa.nulls(table.num_rows) if value is None else pa.repeat(pa.array([value])[0], table.num_rows)
+            except (pa.ArrowException, OverflowError, TypeError) as error:
+                raise DataError(f"user: column `{name}`: its value cannot be read: {error}") from None
             table = table.append_column(name, filled)
     return table
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import torch
 from torch import Tensor
 
 from recsys.data.batch import Batch
@@ -21,8 +20,12 @@ from recsys.inference.buffers import Bound, Buffers, Scores
 from recsys.inference.choice import Choice
 from recsys.inference.parts import Parts
 from recsys.inference.rank import CandidateScorer
+from recsys.inference.scores import score_dtype
 
 __all__ = ["Scorer"]
+
+_WORTH = 64
+"""Rows that are worth a thread: handing them over takes some 50 µs."""
 
 
 class Scorer:
@@ -41,7 +44,7 @@ class Scorer:
         self._max_batch, self._threads = max_batch, threads
         self._features, self._layout = parts.spec.features, parts.spec.layout
         tasks = parts.encoder.inputs.tasks
-        dtype = torch.float32 if all(task.kind == "binary" for task in tasks) else torch.float64
+        dtype = score_dtype(tasks)
         self._dtype, self._tasks = np.dtype(str(dtype).removeprefix("torch.")), len(tasks)
         self._executor = TableExecutor(parts.spec, parts.rows, plan)
         self._buffers = Buffers(max_batch, self._layout, self._tasks, dtype, choice)
@@ -69,9 +72,10 @@ class Scorer:
             )
         if out is None:
             out = self.empty(n)
-        elif out.shape != self._shape(n) or out.dtype != self._dtype:
-            raise DataError(f"expected `out` as {self._dtype} {self._shape(n)}, got {out.dtype} {out.shape}")
-        if n > self._max_batch or self._pool is not None:
+        elif not isinstance(out, np.ndarray) or out.shape != self._shape(n) or out.dtype != self._dtype:
+            came = f"{out.dtype} {out.shape}" if isinstance(out, np.ndarray) else type(out).__name__
+            raise DataError(f"expected `out` as {self._dtype} {self._shape(n)}, got {came}")
+        if n > self._max_batch or (self._pool is not None and n >= 2 * _WORTH):
             self._split(batch, out)
         elif n:
             self._piece(batch, out)
@@ -79,14 +83,21 @@ class Scorer:
 
     def _split(self, batch: Batch, out: Scores) -> None:
         """Pieces of at most `max_batch` rows, shared out among the threads."""
-        step = max(1, min(self._max_batch, -(-len(batch) // self._threads)))
+        step = max(min(self._max_batch, -(-len(batch) // self._threads)), _WORTH)
+        step = min(step, self._max_batch)
         starts = range(0, len(batch), step)
 
         def piece(start: int) -> None:
             self._piece(batch.slice(start, start + step), out[start : start + step])
 
-        for _ in map(piece, starts) if self._pool is None else self._pool.map(piece, starts):
-            pass
+        if self._pool is None:
+            for start in starts:
+                piece(start)
+            return
+        futures = [self._pool.submit(piece, start) for start in starts]
+        wait(futures)  # all of them, so that nobody writes to `out` any more
+        for future in futures:
+            future.result()
 
     def _piece(self, batch: Batch, out: Scores) -> None:
         bound = self._buffers.bound(len(batch))

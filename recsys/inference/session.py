@@ -38,8 +38,17 @@ _READ = 16_384
 class InferenceSession:
     """Scores rows by a trained model: encode, look up, run the network.
 
-    Any number of threads may call it at once. Each has buffers of its own, which it uses again: after `warm_up` a call
-    allocates its result, or not even that where `out` is given.
+    Any number of threads may call it at once. Each has buffers of its own, which it uses again: the network's input and
+    output are allocated once, and a call allocates its result, or not even that where `out` is given. Unpooled
+    sequences, whose lengths differ, are allocated for each call.
+
+    Args:
+        parts: Of a run or an export.
+        plan: How rows are looked up; by default the parts' own, where it is for no more cores than there are.
+        backend: What runs the network.
+        precision: Of the network's matrix products.
+        max_batch: Rows that run at once.
+        threads: Among which a batch is shared out.
 
     Attributes:
         counts: What the encoder met so far in frames, files and requests.
@@ -69,9 +78,9 @@ class InferenceSession:
         self.spec, self.source = parts.spec, parts.source
         self._tasks = [task.name for task in parts.encoder.inputs.tasks]
         self.precision, choice = _chosen(parts, backend, precision, max_batch)
-        self._scorer: Scorer | None = Scorer(parts, plan, choice, max_batch, threads)
+        self._scorer: Scorer | None = Scorer(parts, plan or _suited(parts.plan), choice, max_batch, threads)
         schema = parts.encoder.schema
-        self._known = {*schema.columns, *(label.source for label in schema.labels), schema.group}
+        self._known = {*schema.columns, *(label.source for label in schema.labels), schema.group, schema.time}
         self._encode_rows = RowEncoder(self.encoder).encode
         self._lock = threading.Lock()
 
@@ -109,7 +118,7 @@ class InferenceSession:
             raise ConfigError("`out` takes the scores of an encoded batch; of other rows they are allocated")
         if isinstance(rows, Mapping):
             rows = [rows]
-        if isinstance(rows, list) and (not rows or isinstance(rows[0], Mapping)):
+        if isinstance(rows, Sequence) and not isinstance(rows, str) and (not rows or isinstance(rows[0], Mapping)):
             return scorer.scores(self.encode_rows(rows))
         parts = [scorer.scores(self.encode(table)) for table in self._tables(rows)]
         return np.concatenate(parts) if parts else scorer.empty(0)
@@ -203,9 +212,11 @@ class InferenceSession:
             DataError: When a column is of no feature or on the wrong side, or a value cannot be read.
         """
         scorer, column = self._open(), self._task(task)
-        if k < 1:
+        if not isinstance(k, int) or k < 1:
             raise ConfigError(f"expected k of 1 or more, got {k}")
-        if not (isinstance(candidates, Sequence) and all(isinstance(row, Mapping) for row in candidates)):
+        if not isinstance(user, Mapping):
+            raise DataError(f"expected the user as a mapping of columns to values, got {type(user).__name__}")
+        if not (isinstance(candidates, (list, tuple)) and all(isinstance(row, Mapping) for row in candidates)):
             candidates = _whole(candidates)
         scores, counts = scorer.rank(user, candidates)
         self._count(counts)
@@ -266,7 +277,7 @@ def session(
     chosen = DataFlowPlan.read(Path(plan)) if isinstance(plan, (str, Path)) and plan != "auto" else plan
     given = chosen if isinstance(chosen, DataFlowPlan) else None
     parts = open_parts(Path(run), given, storage)
-    return InferenceSession(parts, given or _suited(parts.plan), backend, precision, max_batch, threads)
+    return InferenceSession(parts, given, backend, precision, max_batch, threads)
 
 
 def _suited(plan: DataFlowPlan | None) -> DataFlowPlan | None:

@@ -19,7 +19,8 @@ from torch import Tensor
 from torch.export import Dim, ExportedProgram
 from torch.fx import GraphModule, Interpreter, Node
 
-from recsys.inference.network import example, tidied
+from recsys.inference.network import example, inputs, tidied
+from recsys.threads import torch_threads
 
 __all__ = ["smooth"]
 
@@ -42,18 +43,19 @@ class _Sizes(Interpreter):
 
 
 @torch.no_grad()
-def smooth(program: ExportedProgram, inputs: Sequence[Tensor]) -> ExportedProgram:
+def smooth(program: ExportedProgram, sample: Sequence[Tensor]) -> ExportedProgram:
     """The same function with smoothed linear layers.
 
     Args:
         program: It stays as it is.
-        inputs: As the program takes them, such as it will see.
+        sample: Inputs such as it will see.
     """
     module = program.module(check_guards=False)
     module._forward_pre_hooks.clear()
     assert isinstance(module, GraphModule)
     sizes = _Sizes(module)
-    sizes.run(*inputs)
+    with torch_threads(1):  # the same sums everywhere, and so the same program
+        sizes.run(*sample)
     for node in list(module.graph.nodes):
         if node.name in sizes.found:
             _scale(module, node, sizes.found[node.name])
@@ -77,6 +79,6 @@ def _scale(module: GraphModule, node: Node, largest: Tensor) -> None:
 
 def _dims(program: ExportedProgram) -> tuple[dict[int, Any], ...]:
     """The lengths that may vary: those that the program names alike stay alike."""
-    names = program.graph_signature.user_inputs
-    values = [node.meta["val"] for node in program.graph.nodes if node.op == "placeholder" and node.name in names]
-    return tuple({i: Dim(str(n), min=1) for i, n in enumerate(v.shape) if not isinstance(n, int)} for v in values)
+    return tuple(
+        {i: Dim(str(n), min=1) for i, n in enumerate(one.shape) if not isinstance(n, int)} for one in inputs(program)
+    )

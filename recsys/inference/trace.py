@@ -42,5 +42,10 @@ def trace(model: RankingModel) -> ExportedProgram:
         inputs += [torch.zeros(3, 2, dim), torch.full((3,), 2)]
         shapes += [{0: batch, 1: Dim(f"length{k}", min=1)}, {0: batch}]
     dynamic = (shapes[0], tuple(shapes[1:])) if len(shapes) > 1 else (shapes[0],)
-    with torch.no_grad():
-        return tidied(torch.export.export(_Scores(model).eval(), tuple(inputs), dynamic_shapes=dynamic))
+    modes = {module: module.training for module in model.modules()}
+    try:
+        with torch.no_grad():
+            return tidied(torch.export.export(_Scores(model).eval(), tuple(inputs), dynamic_shapes=dynamic))
+    finally:
+        for module, training in modes.items():
+            module.training = training

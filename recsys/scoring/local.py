@@ -27,6 +27,7 @@ from recsys.data.readers import Dataset, Place, Rows, files_in
 from recsys.dataflow.platform import read_cores
 from recsys.errors import DataError
 from recsys.files import locked, make_folder, move, replacing, sweep
+from recsys.inference.backends import Precision, absent
 from recsys.inference.choice import measured
 from recsys.inference.network import flops
 from recsys.inference.parts import Parts, from_checkpoint
@@ -39,6 +40,8 @@ __all__ = ["PART_ROWS", "Scored", "score", "session_for"]
 PART_ROWS = 1 << 18
 """Rows of a part: what a kill may cost, and the most that is held before it is written."""
 _FORMAT = 1
+_ROW_BYTES = 200
+"""Of a row of text, about."""
 _WORTH_FLOPS = 1e12
 """Work of a job, some ten seconds of a core in eager torch, from which on it is worth building back ends."""
 
@@ -274,14 +277,17 @@ def _renamed(path: Path) -> Path:
     return packed.with_suffix(".parquet")
 
 
-def session_for(parts: Parts, rows: Rows) -> InferenceSession:
+def session_for(parts: Parts, rows: Rows, precision: Precision = "fp32") -> InferenceSession:
     """A session to score rows: the fastest back end if that has been measured or the rows are worth it, else eager.
 
-    Building and measuring all back ends takes half a minute or so, once.
+    Building and measuring all back ends takes half a minute or so, once. The precision does not depend on it, so that
+    a job that goes on does so as it began.
     """
-    work = flops(parts.program) * (Dataset(rows, parts.encoder.schema.format).rows or 0)
-    known = measured(parts.program, parts.precisions[0], MAX_BATCH)
-    return InferenceSession(parts, parts.plan, "auto" if known or work > _WORTH_FLOPS else "eager")
+    data = Dataset(rows, parts.encoder.schema.format)
+    work = flops(parts.program) * (data.rows or data.bytes / _ROW_BYTES)
+    able = not absent("eager", precision)
+    known = measured(parts.program_for(precision), precision, MAX_BATCH)
+    return InferenceSession(parts, None, "eager" if able and not known and work < _WORTH_FLOPS else "auto", precision)
 
 
 def _output(encoder: Encoder, file: _File, data: Dataset, keep: Sequence[str]) -> pa.Schema:

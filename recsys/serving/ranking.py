@@ -62,7 +62,8 @@ def _check_rows(user: Row, candidates: list[Row], columns: Mapping[str, Column],
     values = 0
     for name, value in user.items():
         check(columns[name], [value])
-        values += _size([value]) * (1 if columns[name].sides == {"user"} else len(candidates))
+        size = _size([value]) if columns[name].listed else 1
+        values += size * (1 if columns[name].sides == {"user"} else len(candidates))
     for name in names:
         of_all = [row[name] for row in candidates if name in row]
         check(columns[name], of_all)

@@ -62,7 +62,13 @@ def serve(
         ready: Called with the address once requests are served.
     """
     disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for each, which the text format has no name for
-    model = Model(name, session, limits)
+    try:
+        return _serve(Model(name, session, limits), session, at, ready)
+    finally:
+        session.close()
+
+
+def _serve(model: Model, session: InferenceSession, at: socket.socket, ready: Callable[[str], object]) -> Service:
     torch.set_num_threads(1)  # requests are what runs side by side; a network's own threads would wait for each other
     service = Service(model, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
     service.work.warm_up(model.warm_up)
@@ -78,11 +84,8 @@ def serve(
         timeout_keep_alive=60,
         timeout_graceful_shutdown=1,
     )
-    try:
-        _Server(config, service, ready).run(sockets=[at])
-        service.work.close()
-    finally:
-        session.close()
+    _Server(config, service, ready).run(sockets=[at])
+    service.work.close()
     return service
 
 

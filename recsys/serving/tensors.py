@@ -183,7 +183,20 @@ def rows(asked: Asked) -> list[dict[str, Any]] | pa.Table:
     """The rows as a session takes them soonest: a few as dicts, many as a table."""
     names = [tensor.column.name for tensor in asked.tensors]
     if asked.rows > FEW:
-        return pa.table([pa.array(tensor.values, tensor.type) for tensor in asked.tensors], names)
+        return pa.table([pa.array(_typed(tensor), tensor.type) for tensor in asked.tensors], names)
     return [
         dict(zip(names, row, strict=True)) for row in zip(*(tensor.values for tensor in asked.tensors), strict=True)
     ]
+
+
+def _typed(tensor: _Tensor) -> list[Any]:
+    """Whole numbers of a float tensor as floats: Arrow refuses those that lose a digit."""
+    if tensor.type == pa.float64():
+        return [_float(value) for value in tensor.values]
+    if tensor.type == pa.large_list(pa.float64()):
+        return [[_float(one) for one in value] for value in tensor.values]
+    return tensor.values
+
+
+def _float(value: Any) -> Any:
+    return float(value) if type(value) is int else value

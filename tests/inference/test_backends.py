@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from recsys.errors import ConfigError, MissingExtraError
+from recsys.errors import ConfigError, DataError, MissingExtraError
 from recsys.inference import backends, choice, network
 from recsys.inference.backends import ENGINES, Backend, Precision, absent, cache_folder, load
 from recsys.inference.compile import build
@@ -74,6 +74,36 @@ def test_what_cannot_run_here_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
         load("onnx", "fp32", program)
 
 
+def test_a_built_file_that_was_cut_off_is_built_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    if reason := absent("onnx", "fp32"):
+        pytest.skip(reason)
+    program = trace(model_of("lr", inputs()).eval())
+    load("onnx", "fp32", program)
+    path = backends._path("onnx", "fp32", program)
+    path.write_bytes(b"")
+    load("onnx", "fp32", program)
+    assert path.stat().st_size > 0
+
+
+def test_no_module_of_the_current_folder_is_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "zipfile.py").write_text("raise SystemExit('ran')")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match="KeyError"):
+        build("nonsense", trace(model_of("lr", inputs()).eval()), tmp_path / "out.bin")
+
+
+def test_where_the_cache_cannot_be_written_to_eager_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse() -> Path:
+        raise DataError("read-only")
+
+    monkeypatch.setattr(choice, "cache_folder", refuse)
+    program = trace(model_of("lr", inputs()).eval())
+    assert not choice.measured(program, "fp32", 8)
+    found = choice.choose(program, "fp32", 8, show=False)
+    assert found.backend(1) == "eager"
+    assert found.left["aoti"] == found.left["onnx"] == "read-only"
+
+
 def test_a_failed_build_is_one_sentence_and_leaves_nothing(tmp_path: Path) -> None:
     program = trace(model_of("lr", inputs()).eval())
     with pytest.raises(ConfigError, match="cannot be built as nonsense: KeyError"):
@@ -84,10 +114,11 @@ def test_a_failed_build_is_one_sentence_and_leaves_nothing(tmp_path: Path) -> No
 def test_a_cache_that_others_may_write_to_is_refused() -> None:
     folder = cache_folder()
     mode = folder.stat().st_mode
-    folder.chmod(0o777)
     try:
-        with pytest.raises(ConfigError, match="others may write there"):
-            cache_folder()
+        for open_to in (0o770, 0o702):
+            folder.chmod(open_to)
+            with pytest.raises(ConfigError, match="others may write there"):
+                cache_folder()
     finally:
         os.chmod(folder, mode)
 
@@ -132,6 +163,9 @@ def test_a_back_end_that_fails_is_left_with_its_reason(monkeypatch: pytest.Monke
     found = choice.choose(program, "fp32", 1, show=False)
     assert found.left == {"aoti": "does not build", "onnx": "does not build"}
     assert choice.measured(program, "fp32", 1)  # it is not tried again
+    assert choice.choose(program, "fp32", 1, show=False).left == found.left
+    monkeypatch.setattr(choice, "_DAY", 0)
+    assert not choice.measured(program, "fp32", 1)  # but after a day
 
 
 def test_an_engine_that_gives_other_scores_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,7 +18,9 @@ import pytest
 
 import recsys
 from recsys import files
-from recsys.errors import CheckpointError, ConfigError, QualityError
+from recsys.errors import CheckpointError, ConfigError, DataError, QualityError
+from recsys.files import locked
+from recsys.inference import convert as converting
 from recsys.inference import export as module
 from recsys.inference.convert import convert
 from recsys.inference.export import SEAL, read_seal
@@ -79,6 +81,33 @@ def test_a_folder_in_use_is_not_overwritten(run: Path, export: Path, tmp_path: P
     assert read_seal(tmp_path / "again").source == read_seal(export).source
 
 
+def test_files_that_are_not_an_exports_are_not_replaced(run: Path, tmp_path: Path) -> None:
+    for name in ("README.md", "thesis.txt"):
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / name).write_text("years of work")
+        with pytest.raises(CheckpointError, match=f"holds `{name}`; choose a new folder"):
+            convert(run, folder, overwrite=True, show=False)
+        assert (folder / name).read_text() == "years of work"
+
+
+def test_two_exports_to_one_folder_do_not_mix(run: Path, tmp_path: Path) -> None:
+    with locked(tmp_path / ".out.lock"), pytest.raises(DataError, match="another process"):
+        convert(run, tmp_path / "out", show=False)
+
+
+def test_an_export_of_other_outputs_than_its_network_has_does_not_load(run: Path, two: Path, tmp_path: Path) -> None:
+    """Engines are given addresses: what does not fit would be read past its end."""
+    for name, folder in (("one", run), ("two", two)):
+        convert(folder, tmp_path / name, show=False)
+    shutil.copy(tmp_path / "two" / "network.pt2", tmp_path / "one" / "network.pt2")
+    content = (tmp_path / "one" / "network.pt2").read_bytes()
+    told = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    altered_seal(tmp_path / "one", lambda v: v["files"].update({"network.pt2": told}))
+    with pytest.raises(CheckpointError, match=r"the network reads .* and gives .* expected"):
+        eager(tmp_path / "one")
+
+
 def test_onnx_is_written_where_it_is_asked_for(run: Path, trained: Checkpoint, tmp_path: Path) -> None:
     onnxruntime = pytest.importorskip("onnxruntime", reason="needs recsys[onnx]")
     convert(run, tmp_path / "out", onnx=True, show=False)
@@ -111,6 +140,9 @@ def copy(export: Path, tmp_path: Path) -> Path:
         (lambda v: v.update(model="other"), False, "differ from their checksum: altered"),
         (lambda v: v["files"].update({"../x": {"bytes": 1, "sha256": ""}}), True, "names `../x`"),
         (lambda v: v["files"].pop("schema.json"), True, "does not vouch for `schema.json`"),
+        (lambda v: v["files"].pop("tables.bin"), True, "lies outside its file"),
+        (lambda v: v.update(precisions=[]), True, "precisions"),
+        (lambda v: v["lookups"].pop(), True, "the network reads .* expected"),
         (lambda v: v["tables"][0].update(start=1 << 40), True, "lies outside its file"),
         (lambda v: v["tables"][0].update(start=4), True, "off a cache line"),
         (lambda v: v["tables"][0].update(rows=v["tables"][0]["rows"] + 1), True, "do not make its rows"),
@@ -207,10 +239,13 @@ def test_a_kill_in_the_middle_leaves_nothing_that_loads(run: Path, tmp_path: Pat
         eager(tmp_path / "out")
 
 
-def test_the_gate_decides_which_precisions_a_session_may_choose(run: Path, tmp_path: Path) -> None:
+def test_the_gate_decides_which_precisions_a_session_may_choose(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(converting, "absent", lambda backend, kind: None if backend == "eager" else "left out here")
     rows = toy.rows(400, 6)
     seal = convert(run, tmp_path / "out", data=rows, tolerance=Tolerance(auc=0.05, normalised_entropy=0.05), show=False)
-    assert seal.precisions[:2] == ("fp32", "bf16")
+    assert seal.precisions == ("fp32", "bf16")
     assert seal.gate["fp32"]["tasks"]["label"]["largest"] < 1e-5
     assert seal.gate["bf16"]["passed"]
     again = read_seal(tmp_path / "out")

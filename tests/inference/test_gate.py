@@ -14,11 +14,12 @@ from scipy.stats import spearmanr
 from sklearn.metrics import roc_auc_score
 
 from recsys.errors import ConfigError, DataError
-from recsys.inference.gate import verify
+from recsys.inference.gate import _verdict, verify
 from recsys.inference.parts import from_checkpoint
 from recsys.inference.session import InferenceSession
 from recsys.inference.tolerance import Tolerance
 from recsys.models.checkpoint import Checkpoint, load
+from recsys.training.bootstrap import Interval
 from tests import toy
 from tests.inference.test_session import eager
 
@@ -67,19 +68,45 @@ def test_a_spoilt_model_does_not_pass_and_each_reason_is_told(run: Path, trained
     assert "normalised_entropy may be worse by" in found.reasons
     told = found.to_json()
     assert told["passed"] is False
-    assert len(told["tasks"]["label"]["reasons"]) == 3
-    generous = Tolerance(auc=1, normalised_entropy=10, rank_correlation=-1)
+    assert "in the mean, more than 0.01" in found.reasons
+    assert len(told["tasks"]["label"]["reasons"]) == 4
+    generous = Tolerance(auc=1, normalised_entropy=10, rank_correlation=-1, mean_difference=1)
     with spoilt(run, 0.5) as session:
         assert verify(trained, session, toy.rows(500, 4), generous, show=False).passed
 
 
 def test_few_rows_do_not_pass_by_luck(run: Path, trained: Checkpoint) -> None:
-    """It is the bad end of the interval that counts."""
-    table = toy.rows(500, 4)
-    with spoilt(run, 0.05) as session:
-        many, few = (verify(trained, session, table.slice(0, n), show=False).tasks["label"] for n in (500, 40))
-    spans = [task.metrics["auc"].high - task.metrics["auc"].low for task in (many, few)]
-    assert spans[0] < spans[1]
+    """It is the bad end of the interval that counts: a tolerance that many rows pass, few do not."""
+    table = toy.rows(4000, 4)
+    with spoilt(run, 0.02) as session:
+        many = verify(trained, session, table, Tolerance(auc=1), show=False).tasks["label"].metrics["auc"]
+        allowed = Tolerance(auc=-many.low + 1e-6, normalised_entropy=10, rank_correlation=-1, mean_difference=1)
+        assert verify(trained, session, table, allowed, show=False).passed
+        few = verify(trained, session, table.slice(0, 60), allowed, show=False)
+    assert few.reasons.startswith("label: auc may be worse by")
+
+
+def test_scores_that_rank_alike_but_are_not_calibrated_do_not_pass() -> None:
+    theirs = np.random.default_rng(0).random(500)
+    found = _verdict(theirs**3, theirs, {}, Tolerance(), 1.0)
+    assert found.rank_correlation == 1
+    assert found.reasons[0].startswith("scores differ by")
+
+
+def test_what_cannot_be_measured_passes_only_where_scores_are_the_same() -> None:
+    theirs, undefined = np.random.default_rng(0).random(50), Interval(math.nan, math.nan, math.nan)
+    constant = _verdict(np.full(50, 0.5), theirs, {}, Tolerance(mean_difference=1), 1.0)
+    assert constant.reasons == ("rank correlation nan, below 0.999",)
+    off = _verdict(theirs + 1e-3, theirs, {"auc": undefined}, Tolerance(), 1.0)
+    assert off.reasons == ("auc may be worse by nan, more than 0.001",)
+    assert not _verdict(theirs + 1e-7, theirs, {"auc": undefined}, Tolerance(), 1.0).reasons
+
+
+def test_some_labels_without_the_others_or_the_users_are_an_error(two: Path) -> None:
+    checkpoint, table = load(two), toy.rows(50, 4)
+    for name in ("rating", "user"):
+        with eager(two) as session, pytest.raises(DataError, match=f"missing column `{name}`"):
+            verify(checkpoint, session, table.drop_columns([name]), show=False)
 
 
 def test_a_regression_is_held_against_its_spread(two: Path) -> None:

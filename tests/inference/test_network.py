@@ -162,6 +162,47 @@ def test_a_member_too_many_is_refused(written: Path, tmp_path: Path) -> None:
         network.read(path)
 
 
+def test_what_torch_reads_is_what_was_looked_at(written: Path, tmp_path: Path) -> None:
+    """Python finds the archive before its end, torch at the offset that its end tells: two archives in one file."""
+    evil = altered(written, tmp_path / "evil.pt2", lambda _, content: content, extra="m/data.pkl").read_bytes()
+    benign = written.read_bytes()
+    at = benign.rindex(b"PK\x05\x06")
+    end = bytearray(benign[at:])
+    end[16:20] = evil.rindex(b"PK\x01\x02").to_bytes(4, "little")
+    path = tmp_path / "both.pt2"
+    path.write_bytes(evil[: evil.rindex(b"PK\x05\x06")] + benign[:at] + bytes(end))
+    try:
+        found = network.read(path)
+    except CheckpointError:
+        return  # refused, which is as well
+    assert network.digest(found) == network.digest(network.read(written))
+
+
+@pytest.mark.parametrize(
+    "operator", ["from_file.default", "set_.source_Tensor", "as_strided.default", "resize_.default", "fill_.Scalar"]
+)
+def test_an_operator_that_no_model_has_is_refused(written: Path, tmp_path: Path, operator: str) -> None:
+    evil = in_graph(lambda g: first_node(g, f"torch.ops.aten.{operator}"))
+    with pytest.raises(CheckpointError, match=f"operator `torch.ops.aten.{operator}`"):
+        network.read(altered(written, tmp_path / "evil.pt2", evil))
+
+
+def test_two_members_of_one_name_and_compressed_ones_are_refused(written: Path, tmp_path: Path) -> None:
+    with zipfile.ZipFile(written) as source:
+        name, content = source.namelist()[0], source.read(source.namelist()[0])
+    twice = tmp_path / "twice.pt2"
+    twice.write_bytes(written.read_bytes())
+    with zipfile.ZipFile(twice, "a") as out, pytest.warns(UserWarning, match="Duplicate"):
+        out.writestr(name, content)
+    with pytest.raises(CheckpointError, match="two members of one name"):
+        network.read(twice)
+    with zipfile.ZipFile(written) as source, zipfile.ZipFile(tmp_path / "z.pt2", "w", zipfile.ZIP_DEFLATED) as out:
+        for one in source.namelist():
+            out.writestr(one, source.read(one))
+    with pytest.raises(CheckpointError, match="compressed"):
+        network.read(tmp_path / "z.pt2")
+
+
 @pytest.mark.parametrize("content", [b"", b"no archive", b"PK\x03\x04cut"])
 def test_what_is_no_network_is_one_sentence(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "n.pt2").write_bytes(content)

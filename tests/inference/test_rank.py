@@ -87,6 +87,12 @@ def test_columns_on_the_wrong_side_or_of_no_feature_are_refused(run: Path) -> No
             session.rank(USER, [ITEMS[0], {"itm": "i1"}], 1)
         with pytest.raises(DataError, match=r"unknown column `usr`: did you mean `user`\?"):
             session.rank({"usr": 1}, ITEMS, 1)
+        with pytest.raises(DataError, match="user: column `item` is an item's: give it with each candidate"):
+            session.rank({"item": "i3"}, ITEMS, 1)
+        with pytest.raises(DataError, match="expected the user as a mapping"):
+            session.rank(None, ITEMS, 1)  # type: ignore[arg-type]
+        with pytest.raises(ConfigError, match="k of 1 or more"):
+            session.rank(USER, ITEMS, 1.5)  # type: ignore[arg-type]
 
 
 def test_a_label_must_be_named_where_there_are_several(two: Path) -> None:
@@ -104,6 +110,7 @@ def test_what_was_met_is_counted(run: Path) -> None:
         session.rank({"user": 3}, [{"item": "never seen"}, {"item": None}], 2)
         assert (session.counts.unknown["item"], session.counts.missing["item"]) == (1, 1)
         assert session.counts.missing["age"] == 1  # the user's, once
+        assert session.counts.rows == 2
 
 
 @pytest.fixture(scope="module")
@@ -129,6 +136,15 @@ def test_a_context_is_the_users_or_each_candidates_own(contextual: Checkpoint, t
             expected = copies(session, user, items)
             found = session.rank(user, pa.Table.from_pylist(items) if table else items, 9)
             np.testing.assert_allclose(found.scores, expected[found.positions], atol=1e-6)
+
+
+def test_what_a_table_of_candidates_lacks_is_missing_and_not_the_users(contextual: Checkpoint) -> None:
+    with InferenceSession(from_checkpoint(contextual), backend="eager") as session:
+        rows = [{"age": 20.0}, {"age": 30.0}]
+        found = [session.rank({"user": 4}, items, 2) for items in (rows, pa.Table.from_pylist(rows))]
+        np.testing.assert_allclose(found[0].scores, found[1].scores, atol=1e-6)
+        with pytest.raises(DataError, match="its value cannot be read"):
+            session.rank({"user": 4, "history": ["a", 1]}, pa.table({"item": ["i1"], "age": [1.0]}), 1)
 
 
 def test_a_model_without_a_user_ranks_too(tmp_path: Path) -> None:

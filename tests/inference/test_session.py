@@ -241,6 +241,20 @@ def test_a_plan_for_another_model_is_refused(run: Path, din: Path) -> None:
         eager(din, plan=plan_for(load(run)))
 
 
+def test_offsets_of_32_bits_are_as_good(din: Path) -> None:
+    checkpoint = load(din)
+    batch = batch_of(checkpoint, 30)
+    assert batch.ids.offsets is not None
+    narrow = JaggedIds(batch.ids.features, batch.ids.values.int(), batch.ids.offsets.int())
+    with eager(din) as session:
+        assert np.array_equal(session.predict(Batch(batch.dense, narrow)), session.predict(batch))
+
+
+def test_a_tuple_of_dicts_and_the_schemas_time_are_taken(session: InferenceSession) -> None:
+    rows = toy.rows(3).select(COLUMNS).to_pylist()
+    assert np.array_equal(session.predict(tuple(rows)), session.predict(rows))
+
+
 def test_a_frame_may_be_passed_by_its_columns(session: InferenceSession) -> None:
     frame = toy.rows(10).drop_columns(["rating"]).to_pandas()
     frame["note"] = "x"

@@ -10,11 +10,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.export import ExportedProgram
 
 from recsys.errors import DataError
 from recsys.inference.backends import Backend, Run
 from recsys.inference.choice import Choice
+from recsys.inference.network import inputs
 from recsys.inference.optimize.cutting import Cut
 from recsys.inference.optimize.groups import Group
 from recsys.inference.optimize.layout import Layout
@@ -87,8 +87,10 @@ class Compiled:
         leaves: list[Tensor] = []
         if not self._given.take((args, kwargs), leaves):
             return None
-        tensors = leaves if self._cut.ids is None else [*leaves, *self._cut.ids(*leaves)]
+        if not self._fits.leaves(leaves):
+            return None
         try:
+            tensors = leaves if self._cut.ids is None else [*leaves, *self._cut.ids(*leaves)]
             asked = [group.gather(tensors) for group in self._groups]
             bound = self._bound((*(bags for _, bags in asked), *(leaves[k].shape for k in self._cut.leaves)))
             if bound is None:
@@ -96,7 +98,7 @@ class Compiled:
             for group, (ids, _) in zip(self._groups, asked, strict=True):
                 if group.kernels.look_up(ids, bound.flat[group.buffer]):
                     return None
-        except DataError:  # the module says what is wrong
+        except (DataError, RuntimeError, IndexError):  # the module says what is wrong
             return None
         for buffer, k in zip(bound.inputs[len(bound.flat) :], self._cut.leaves, strict=True):
             buffer.copy_(leaves[k])
@@ -148,10 +150,14 @@ class _Fits:
 
     def __init__(self, cut: Cut) -> None:
         self._cut = cut
-        values = _inputs(cut.network)
+        values = inputs(cut.network)
         self.dtypes = [value.dtype for value in values]
         self._shapes: list[Shape] = [sizes(value) for value in values]
         self._ranges = {str(symbol): found for symbol, found in cut.network.range_constraints.items()}
+
+    def leaves(self, tensors: Sequence[Tensor]) -> bool:
+        """Whether the tensors of the inputs have lengths that the model was traced for, those that make ids too."""
+        return _solved(self._cut.given, [tuple(one.shape) for one in tensors]) is not None
 
     def results(self, shapes: Sequence[tuple[int, ...]]) -> list[tuple[int, ...]] | None:
         """Shapes of what the model gives for inputs of these; None where the program does not take them."""
@@ -165,11 +171,6 @@ class _Fits:
     def _covers(self, name: str, n: int) -> bool:
         found = self._ranges.get(name)
         return found is None or bool(found.lower <= n <= found.upper)
-
-
-def _inputs(program: ExportedProgram) -> list[Tensor]:
-    names = program.graph_signature.user_inputs
-    return [node.meta["val"] for node in program.graph.nodes if node.op == "placeholder" and node.name in names]
 
 
 def _solved(shapes: Sequence[Shape], actual: Sequence[tuple[int, ...]]) -> dict[str, int] | None:

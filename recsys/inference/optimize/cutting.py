@@ -56,6 +56,7 @@ class Cut:
         widths: Columns of each buffer.
         leaves: Indices of the inputs' tensors that the network reads beside the buffers.
         network: From buffers [*bags, columns] and these tensors to one float32 tensor.
+        given: Shapes of the inputs' tensors, whoever reads them.
         inputs: Shapes of buffers and tensors.
         results: Shapes of what the model gives. Several results are flattened and joined by the network.
         layout: Of what the model gives.
@@ -68,6 +69,7 @@ class Cut:
     widths: tuple[int, ...]
     leaves: tuple[int, ...]
     network: ExportedProgram
+    given: tuple[Shape, ...]
     inputs: tuple[Shape, ...]
     results: tuple[Shape, ...]
     layout: Layout
@@ -107,6 +109,7 @@ def cut(found: Trace, calls: Sequence[Call], leaves: Sequence[Tensor]) -> Cut:
         tuple(widths),
         tuple(kept),
         program,
+        tuple(map(_shape, found.leaves)),
         tuple(shapes),
         tuple(map(_shape, found.results)),
         found.layout,
