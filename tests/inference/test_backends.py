@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,30 @@ def test_what_is_built_gives_the_same_scores(backend: Backend, precision: Precis
     if reason := absent(backend, precision):
         pytest.skip(reason)
     check(model_of("din", inputs()).eval(), backend, precision)
+
+
+@pytest.mark.parametrize("backend", ["aoti", "onnx"])
+def test_threads_run_one_engine_side_by_side(backend: Backend) -> None:
+    """Of the network that the test above has built."""
+    if reason := absent(backend, "fp32"):
+        pytest.skip(reason)
+    model = model_of("din", inputs()).eval()
+    engine = load(backend, "fp32", trace(model))
+    cases = [flat(model, size) for size in (1, 2, 9, 33, 40)]
+
+    def work(k: int) -> float:
+        given, expected = cases[k % len(cases)]
+        out = torch.empty_like(expected)
+        run = engine.bind(given, out)
+        off = 0.0
+        for _ in range(50):
+            out.fill_(torch.nan)
+            run()
+            off = max(off, float((out - expected).abs().nan_to_num(9).max()))
+        return off
+
+    with ThreadPoolExecutor(5) as pool:
+        assert max(pool.map(work, range(10))) < 1e-5
 
 
 @pytest.mark.slow

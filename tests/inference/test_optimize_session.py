@@ -38,6 +38,29 @@ def test_keywords_constants_and_calls_that_the_sample_did_not_show() -> None:
         made(dense)
 
 
+class Summed(nn.Module):
+    """As many look-ups as the ids have columns, which the graph fixes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Embedding(50, 4)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        total = torch.zeros(ids.shape[0], 4)
+        for k in range(ids.shape[1]):
+            total = total + self.table(ids[:, k])
+        return total.sum(dim=1)
+
+
+def test_a_length_of_the_ids_that_the_model_fixed_runs_module_by_module() -> None:
+    model = Summed().eval()
+    made = optimize(model, (torch.randint(50, (6, 3)),), EAGER)
+    for width, apart in ((3, 0), (5, 1), (2, 2)):
+        given = torch.randint(50, (4, width))
+        torch.testing.assert_close(made(given), sum(model.table(given[:, k]).sum(1) for k in range(width)))
+        assert made.apart == apart
+
+
 def test_an_id_out_of_range_is_the_modules_own_error() -> None:
     made = optimize(Columns("slice").eval(), columns(4), EAGER)
     dense, wrong = columns(4)

@@ -105,6 +105,12 @@ def test_a_category_is_the_same_in_every_datatype(client: Client, n: int, dataty
 
 
 @pytest.mark.parametrize("n", [1, 600])
+def test_whole_numbers_beyond_a_floats_digits_are_rounded(client: Client, n: int) -> None:
+    found = scores(client, inputs=[tensor("age", [2**53 + 1] * n, "FP64")])
+    assert found == scores(client, inputs=[tensor("age", [float(2**53)] * n, "FP64")])
+
+
+@pytest.mark.parametrize("n", [1, 600])
 def test_ids_of_64_unsigned_bits_are_served(client_of_every: Client, n: int) -> None:
     found = scores(client_of_every, inputs=[tensor("shop id", [2**64 - 1] * n, "UINT64")])
     assert found == scores(client_of_every, inputs=[tensor("shop id", [str(2**64 - 1)] * n)])
