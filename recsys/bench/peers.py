@@ -43,7 +43,7 @@ import pyarrow.parquet as pq
 from recsys.bench.criteo import CATEGORIES, CHUNK, NUMBERS
 from recsys.bench.timing import Job, Rate, once
 
-__all__ = ["SAMPLE", "Absent", "Peer", "hashing", "vocabulary"]
+__all__ = ["BLOCK", "SAMPLE", "Absent", "Peer", "fuxictr_processor", "hashing", "vocabulary"]
 
 SAMPLE = 20_000
 BLOCK = 100_000
@@ -237,7 +237,13 @@ def _polars(name: str, path: Path, rows: int, ids: Mapping[str, Any]) -> list[Pe
 # --- FuxiCTR
 
 
-def _fuxictr(path: Path, rows: int, min_count: int, folder: Path) -> list[Peer]:
+def fuxictr_processor(path: Path, folder: Path) -> tuple[Any, Callable[[], Any]]:
+    """FuxiCTR's `FeatureProcessor` of Criteo's columns, and what reads the file for it.
+
+    Args:
+        path: The file.
+        folder: For what FuxiCTR writes.
+    """
     from fuxictr.preprocess import FeatureProcessor
 
     numbers = {"name": list(NUMBERS), "active": True, "dtype": "float", "type": "numeric"}
@@ -248,9 +254,11 @@ def _fuxictr(path: Path, rows: int, min_count: int, folder: Path) -> list[Peer]:
         dataset_id="criteo",
         data_root=str(folder),
     )
+    return processor, lambda: processor.preprocess(processor.read_data(str(path), data_format="parquet"))
 
-    def frame() -> Any:
-        return processor.preprocess(processor.read_data(str(path), data_format="parquet"))
+
+def _fuxictr(path: Path, rows: int, min_count: int, folder: Path) -> list[Peer]:
+    processor, frame = fuxictr_processor(path, folder)
 
     def run() -> None:
         table = frame().collect().to_arrow()

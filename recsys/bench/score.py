@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from recsys.bench.card import machine
 from recsys.bench.criteo import CATEGORIES, NUMBERS, chunks, write
-from recsys.bench.peers import BLOCK
+from recsys.bench.peers import BLOCK, fuxictr_processor
 from recsys.bench.session import MODELS
 from recsys.bench.session_peers import CROSSES, DIM, HIDDEN, absent
 from recsys.bench.timing import Job, interleaved
@@ -181,20 +181,7 @@ def _scored(model: RankingModel, tables: Sequence[nn.Embedding], dense: Tensor, 
 
 
 def _fuxictr(folder: Path, bits: int) -> Callable[[], None]:
-    from fuxictr.preprocess import FeatureProcessor
-
-    numbers = {"name": list(NUMBERS), "active": True, "dtype": "float", "type": "numeric"}
-    categories = {"name": list(CATEGORIES), "active": True, "dtype": "str", "type": "categorical"}
-    processor = FeatureProcessor(
-        feature_cols=[numbers | {"normalizer": "StandardScaler"}, categories],
-        label_col={"name": "label", "dtype": "float"},
-        dataset_id="criteo",
-        data_root=str(folder),
-    )
-
-    def frame() -> Any:
-        return processor.preprocess(processor.read_data(str(folder / "in.parquet"), data_format="parquet"))
-
+    processor, frame = fuxictr_processor(folder / "in.parquet", folder)
     processor.fit(frame(), min_categr_count=10)
     sizes = {name: max(1 << bits, len(processor.processor_dict[f"{name}::tokenizer"].vocab) + 1) for name in CATEGORIES}
     model = dcnv2(sizes, 1, "adam", HIDDEN, CROSSES).eval()

@@ -20,7 +20,7 @@ from tqdm import tqdm
 from recsys.bench.card import machine
 from recsys.bench.criteo import CATEGORIES, NUMBERS
 from recsys.bench.lookup_peers import Contender
-from recsys.bench.lookup_rig import Turns, bound_us, rotations
+from recsys.bench.lookup_rig import Figure, Turns, bound_us, rotations
 from recsys.bench.session_peers import CROSSES, DIM, HIDDEN, absent, peers
 from recsys.config import nearest
 from recsys.data.batch import Batch, JaggedIds
@@ -35,7 +35,7 @@ from recsys.errors import ConfigError
 from recsys.inference import backends
 from recsys.inference.export import SEAL, read_export, write_export
 from recsys.inference.parts import Parts
-from recsys.inference.profile import profile
+from recsys.inference.profile import SizeProfile, profile
 from recsys.inference.session import InferenceSession
 from recsys.inference.trace import trace
 from recsys.models.base import RankingModel
@@ -128,35 +128,35 @@ def _model(
                 for one, figure in zip(others, figures[len(ours) :], strict=True)
             ]
             given = [Batch(numbers(size), ids) for ids in rotation[:_PROFILED]]
-            for (storage, precision), figure in zip(sessions, figures, strict=False):
-                session = sessions[storage, precision]
-                found = profile(session, {size: given}, seconds / 4)[0]
-                bound = _bound(workload, model, size, precision, peaks)
-                us = figure.cpu
-                yield {
-                    "workload": f"w1-d{DIM}, {name}",
-                    "ids": "zipf",
-                    "batch": size,
-                    "threads": 1,
-                    "storage": storage,
-                    "dtype": precision,
-                    "ours": {
-                        **figure.to_json("cpu"),
-                        "p99_us": round(found.p99_us, 1),
-                        "rows_per_second": round(size / us * 1e6),
-                        "lookup_us": round(found.lookup_us, 1),
-                        "network_us": round(found.network_us, 1),
-                        "glue_us": round(found.glue_us, 1),
-                        "what": found.backend,
-                    },
-                    "peers": told,
-                    "ratios": {peer["name"]: round(peer["us"] / us, 2) for peer in told},
-                    "bound_us": bound,
-                    "share_of_bound": None if bound is None else round(bound / us, 3),
-                }
+            for kind, figure in zip(sessions, figures, strict=False):
+                split = profile(sessions[kind], {size: given}, seconds / 4)[0]
+                bound = _bound(workload, model, size, kind[1], peaks)
+                yield _row(f"w1-d{DIM}, {name}", size, kind, figure, split, bound) | _beside(told, figure)
             bar.update()
         for session in sessions.values():
             session.close()
+
+
+def _row(
+    workload: str, size: int, kind: tuple[str, str], figure: Figure, split: SizeProfile, bound: float | None
+) -> Row:
+    """What one session took; `split` says where the time went."""
+    ours = {
+        **figure.to_json("cpu"),
+        "p99_us": round(split.p99_us, 1),
+        "rows_per_second": round(size / figure.cpu * 1e6),
+        "lookup_us": round(split.lookup_us, 1),
+        "network_us": round(split.network_us, 1),
+        "glue_us": round(split.glue_us, 1),
+        "what": split.backend,
+    }
+    about = {"workload": workload, "ids": "zipf", "batch": size, "threads": 1, "storage": kind[0], "dtype": kind[1]}
+    share = None if bound is None else round(bound / figure.cpu, 3)
+    return {**about, "ours": ours, "bound_us": bound, "share_of_bound": share}
+
+
+def _beside(peers: list[Row], figure: Figure) -> Row:
+    return {"peers": peers, "ratios": {peer["name"]: round(peer["us"] / figure.cpu, 2) for peer in peers}}
 
 
 def _sessions(model: RankingModel, folder: Path) -> dict[tuple[str, backends.Precision], InferenceSession]:
