@@ -24,6 +24,8 @@ ROOT = Path(__file__).resolve().parent.parent
 SHELVES = ("models", "dataflow", "data")
 HEAVY = ("fbgemm_gpu", "ray", "torchrec", "transformers")
 """What `import recsys` must not load."""
+SERVE = {"fastapi", "prometheus_client", "starlette", "uvicorn"}
+"""Of the extra `serve`, which is not installed here: only the server's own modules may need them."""
 
 
 def main() -> None:
@@ -81,7 +83,11 @@ def inside() -> None:
         sys.exit(f"`import recsys` loads {loaded} from {home}")
     names = [found.name for found in pkgutil.walk_packages(package.__path__, "recsys.")]
     for name in names:
-        importlib.import_module(name)
+        try:
+            importlib.import_module(name)
+        except ModuleNotFoundError as error:
+            if not (name.startswith("recsys.serving.") and str(error.name).partition(".")[0] in SERVE):
+                raise
     cpu = importlib.import_module("recsys.dataflow.kernels.cpu")
     if cpu.native is None and any(map(shutil.which, ("c++", "g++", "clang++"))):
         sys.exit(f"there is a C++ compiler and the look-up kernels were not built: {cpu.missing}")

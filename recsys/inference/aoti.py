@@ -36,8 +36,9 @@ _NAMES = {
 @cache
 def _shim() -> Any:
     """The part of libtorch that makes and reads tensors of C pointers."""
-    path = Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"
-    found = ctypes.CDLL(str(path) if path.is_file() else None)
+    path = Path(torch.__file__).parent / "lib" / "libtorch.so"
+    # For all to see: where torch brings a C++ library of its own, a shared object that finds another one crashes.
+    found = ctypes.CDLL(str(path) if path.is_file() else None, mode=ctypes.RTLD_GLOBAL)
     found.aoti_torch_create_tensor_from_blob.argtypes = [
         *(_Pointer, _Long, _Longs, _Longs, _Long),
         *(ctypes.c_int32, ctypes.c_int32, ctypes.c_int32, _Pointers),
@@ -61,8 +62,8 @@ class SharedObject:
 
     def __init__(self, path: Path) -> None:
         try:
-            self._library = ctypes.CDLL(str(path))
             self._shim = _shim()
+            self._library = ctypes.CDLL(str(path))
             create = self._library.AOTInductorModelContainerCreateWithDevice
             self._call = self._library.AOTInductorModelContainerRun
             delete = self._library.AOTInductorModelContainerDelete

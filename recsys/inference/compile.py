@@ -21,7 +21,8 @@ from torch.export import ExportedProgram
 
 from recsys.errors import ConfigError
 from recsys.files import replacing
-from recsys.inference.network import example, half, write
+from recsys.inference.aoti import SharedObject
+from recsys.inference.network import eager, example, half, load, write
 
 __all__ = ["FORMS", "build"]
 
@@ -69,6 +70,8 @@ def _aoti(program: ExportedProgram, target: Path) -> None:
         if any(name.endswith((".bin", ".blob")) for name in named):
             raise ValueError("its weights are too large for one file")
         target.write_bytes(archive.read(found))
+    inputs = example(program)
+    SharedObject(target).bind(inputs, torch.empty_like(eager(program)(*inputs)))()  # if it crashes, then here
 
 
 def _onnx(program: ExportedProgram, target: Path) -> None:
@@ -98,7 +101,7 @@ FORMS: dict[str, Callable[[ExportedProgram, Path], None]] = {
 def _main(form: str, source: str, target: str) -> None:
     torch.set_num_threads(1)
     with torch.no_grad(), contextlib.redirect_stdout(sys.stderr):
-        FORMS[form](torch.export.load(source), Path(target))  # `build` has just written it
+        FORMS[form](load(source), Path(target))  # `build` has just written it
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ import hashlib
 import io
 import json
 import re
+import warnings
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -25,7 +26,7 @@ from torch.fx import Graph, GraphModule, Node
 from recsys.errors import CheckpointError
 from recsys.files import replacing
 
-__all__ = ["check", "digest", "eager", "example", "flops", "half", "inputs", "read", "tidied", "write"]
+__all__ = ["check", "digest", "eager", "example", "flops", "half", "inputs", "load", "read", "tidied", "write"]
 
 _MEMBERS = re.compile(
     r"[^/]+/(archive_format|archive_version|byteorder|\.data/(version|serialization_id)|models/model\.json"
@@ -91,10 +92,17 @@ def read(path: Path) -> ExportedProgram:
     if content is None:
         raise CheckpointError(f"{path}: {trouble}; a network is read as its models' operators and raw weights only")
     try:
-        return torch.export.load(content)
+        return load(content)
     except Exception as error:  # torch raises all kinds
         what = " ".join(f"{type(error).__name__}: {error}".split())[:300]
         raise CheckpointError(f"{path}: torch {torch.__version__} cannot read this network: {what}") from None
+
+
+def load(content: io.BytesIO | str) -> ExportedProgram:
+    """A program that this process, or the one that called it, has written: nothing is looked at."""
+    with warnings.catch_warnings():  # torch 2.11 warns of the buffers that it reads weights from
+        warnings.simplefilter("ignore")
+        return torch.export.load(content)
 
 
 def _anew(archive: zipfile.ZipFile) -> io.BytesIO:
@@ -176,7 +184,7 @@ def half(program: ExportedProgram) -> ExportedProgram:
 
     Weights, inputs and outputs of a product have 8 bits of mantissa, its sums are float32.
     """
-    program = torch.export.load(_saved(program))  # a copy
+    program = load(_saved(program))  # a copy
     graph = program.graph_module.graph
     for node in list(graph.nodes):
         if node.target is torch.ops.aten.linear.default:
