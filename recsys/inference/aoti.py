@@ -1,8 +1,8 @@
 """Call AOTInductor's shared objects through their C interface, so that threads run side by side.
 
-torch's own loader holds Python's lock while a network runs: two threads took 2.0 times as long as one, and take 1.1
-times so. The interface is what torch keeps stable for compiled models (``torch/csrc/inductor/aoti_runtime/interface.h``
-and ``aoti_torch/c/shim.h``).
+torch's own loader holds Python's lock while a network runs: two threads that did twice the work took twice as long as
+one, and take 1.15 times so. The interface is what torch keeps stable for compiled models
+(``torch/csrc/inductor/aoti_runtime/interface.h`` and ``aoti_torch/c/shim.h``).
 """
 
 from __future__ import annotations

@@ -50,7 +50,8 @@ def convert(
         QualityError: When the export does not pass even with a float32 network; then it does not load.
     """
     checkpoint, folder = load(run), Path(out)
-    with locked(folder.with_name(f".{folder.resolve().name}.lock")):
+    real = folder.resolve()
+    with locked(real.parent / f".{real.name}.lock"):
         seal = _written(checkpoint, folder, plan, onnx, overwrite, show)
         if data is not None:
             verdicts = dict(_gated(checkpoint, folder, seal, data, tolerance, show))

@@ -16,6 +16,7 @@ from recsys.data.batch import Batch
 from recsys.data.encoder import Counts
 from recsys.data.readers import Dataset, Rows
 from recsys.data.rows import RowEncoder
+from recsys.data.schema import Format
 from recsys.dataflow.plan import DataFlowPlan
 from recsys.dataflow.platform import read_cores
 from recsys.errors import ConfigError, DataError
@@ -74,7 +75,7 @@ class InferenceSession:
         if max_batch < 1 or threads < 1:
             raise ConfigError(f"expected max_batch and threads of 1 or more, got {max_batch} and {threads}")
         self.encoder, self.counts = parts.encoder, Counts()
-        self.max_batch, self.threads = max_batch, threads
+        self.max_batch = max_batch
         self.spec, self.source = parts.spec, parts.source
         self._tasks = [task.name for task in parts.encoder.inputs.tasks]
         self.precision, choice = _chosen(parts, backend, precision, max_batch)
@@ -217,7 +218,7 @@ class InferenceSession:
         if not isinstance(user, Mapping):
             raise DataError(f"expected the user as a mapping of columns to values, got {type(user).__name__}")
         if not (isinstance(candidates, (list, tuple)) and all(isinstance(row, Mapping) for row in candidates)):
-            candidates = _whole(candidates)
+            candidates = _whole(candidates, self.encoder.schema.format)
         scores, counts = scorer.rank(user, candidates)
         self._count(counts)
         return best(scores if scores.ndim == 1 else scores[:, column], k)
@@ -240,9 +241,9 @@ class InferenceSession:
         self.close()
 
 
-def _whole(rows: Any) -> pa.Table:
-    """A frame as one table."""
-    data = Dataset(rows)
+def _whole(rows: Any, format: Format | None) -> pa.Table:
+    """A frame or a file as one table."""
+    data = Dataset(rows, format)
     parts = [table for table, _ in data.read()]
     return pa.concat_tables(parts) if parts else data.schema.empty_table()
 

@@ -18,6 +18,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from recsys.data.rows import FEW
 from recsys.serving.body import check_keys
 from recsys.serving.columns import Column, check, check_names
 from recsys.serving.limits import Limits
@@ -33,8 +34,6 @@ _TYPES: dict[str, tuple[frozenset[type], pa.DataType]] = {
     **{f"FP{bits}": (_FLOATS, pa.float64()) for bits in (16, 32, 64)},
     "BYTES": (_TEXT, pa.large_string()),
 }
-FEW = 512
-"""More rows than this are sooner encoded as a table; `recsys.data.rows` has the figures."""
 _LARGEST = {"FP16": 65504.0, "FP32": 3.4028235677973366e38}
 """What still rounds to a finite number."""
 

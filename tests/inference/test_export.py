@@ -91,6 +91,14 @@ def test_files_that_are_not_an_exports_are_not_replaced(run: Path, tmp_path: Pat
         assert (folder / name).read_text() == "years of work"
 
 
+def test_the_current_folder_will_do_if_it_is_empty(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    convert(run, ".", show=False)
+    assert read_seal(tmp_path / "here").model == "dcn2"
+    assert [path.name for path in tmp_path.iterdir()] == ["here"]
+
+
 def test_two_exports_to_one_folder_do_not_mix(run: Path, tmp_path: Path) -> None:
     with locked(tmp_path / ".out.lock"), pytest.raises(DataError, match="another process"):
         convert(run, tmp_path / "out", show=False)
