@@ -40,8 +40,9 @@ def crossed_interval(measured: npt.NDArray[np.float64], level: float = 0.95) -> 
     total = max(squares[0] + squares[1] - squares[2], squares[:2].max())
     if not total > 0:
         return Interval(mean, mean, mean) if measured.size > 1 else Interval(mean, math.nan, math.nan)
-    spread = np.divide(np.square(squares), freedom, out=np.zeros(3), where=freedom > 0).sum()
-    degrees = max(total**2 / spread, freedom[:2][freedom[:2] > 0].min())
+    largest = squares.max()  # degrees of freedom have no unit: shares of it keep squares of tiny numbers above 0
+    spread = np.divide(np.square(squares / largest), freedom, out=np.zeros(3), where=freedom > 0).sum()
+    degrees = max((total / largest) ** 2 / spread, freedom[:2][freedom[:2] > 0].min())
     reach = float(stats.t.ppf((1 + level) / 2, degrees)) * math.sqrt(total / measured.size)
     return Interval(mean, mean - reach, mean + reach)
 

@@ -96,6 +96,20 @@ def test_it_scales_with_the_values_and_turns_with_their_sign(values: npt.NDArray
     assert (turned.low, turned.high) == pytest.approx((-here.high, -here.low), abs=1e-9)
 
 
+@pytest.mark.parametrize("scale", [1e-80, 1e-85, 1e-155, 1e100])
+def test_it_scales_where_squares_of_squares_leave_the_range_of_floats(scale: float) -> None:
+    values = drawn(3, (3, 5), (1, 1, 1))
+    here, scaled = crossed_interval(values), crossed_interval(values * scale)
+    reach = (here.high - here.value) * scale
+    assert (scaled.high - scaled.value, scaled.value - scaled.low) == pytest.approx((reach, reach), rel=1e-6, abs=0)
+
+
+@pytest.mark.parametrize("values", [[[1e-85, 1e-85, 1.1e-85]], [[8.9e-85] * 3], [[0.0, 0.0, 5e-324]]], ids=str)
+def test_tiny_spread_is_an_interval(values: list[list[float]]) -> None:
+    found = crossed_interval(np.array(values))
+    assert found.low <= found.value <= found.high
+
+
 @pytest.mark.parametrize("correlation", [0.3, 0.5])
 @pytest.mark.parametrize("std", [(0.3, 1, 1), (0, 1, 0.5)], ids=str)
 def test_intervals_of_windows_that_are_alike_hold_it_too(std: tuple[float, float, float], correlation: float) -> None:
