@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from recsys.bench.lookup_peers import DTYPES
+from recsys.bench.report_sessions import SESSION_REPORTS, SessionBench
 from recsys.files import make_folder
 from recsys.machine import read_machine
 from recsys.markdown import Cells, check_section, table, write_section
@@ -26,7 +27,7 @@ __all__ = [
     "strategies_cells",
 ]
 
-Bench = Literal["lookup", "dataflow", "strategies"]
+Bench = Literal["lookup", "dataflow", "strategies", SessionBench]
 Row = Mapping[str, Any]
 
 LOOKUP_FACTS = {
@@ -42,6 +43,11 @@ _TITLES: dict[Bench, str] = {
     "lookup": "Look-ups of whole workloads",
     "dataflow": "Plans of look-ups, predicted beside measured",
     "strategies": "Strategies of looking up, on one core",
+    "session": "Sessions beside torchrec, torch.compile and FuxiCTR",
+    "optimize": "Models that know nothing of recsys, optimised",
+    "request": "From a request as dicts to its scores",
+    "score": "Batch scoring",
+    "serve": "Requests over HTTP",
 }
 _COLUMNS = ("ids", "batch", "ours fp32, µs", "p99, µs", "best stock peer, µs", "best tuned peer, µs",
             *(f"tuned {dtype} ÷ ours" for dtype in DTYPES), "one thread ÷ two", "of the bound")  # fmt: skip
@@ -57,7 +63,7 @@ class Section:
     Made before anything is measured: a broken file is refused then, and the commit is that of the code that runs.
 
     Args:
-        bench: `lookup`, `dataflow` or `strategies`.
+        bench: Which.
         file: Made where it is not there; text outside of the section's markers stays as it is.
 
     Raises:
@@ -236,9 +242,18 @@ def strategies_cells(found: Row) -> Cells:
     return Cells("all look-ups of a workload by one strategy", _STRATEGIES, tuple(rows), left=2)
 
 
+# --- sessions
+
+
+def _sessions_body(found: Row) -> tuple[dict[str, str], list[str]]:
+    facts, tables = SESSION_REPORTS[found["bench"]](found)
+    return facts, [line for cells in tables for line in table(cells, 3)]
+
+
 _BODIES: dict[Bench, Callable[[Row], tuple[dict[str, str], list[str]]]] = {
     "lookup": _lookup_body,
     "dataflow": _dataflow_body,
     "strategies": _strategies_body,
+    **dict.fromkeys(SESSION_REPORTS, _sessions_body),
 }
 """Of each benchmark: how to read it, and its tables as lines."""

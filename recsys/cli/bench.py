@@ -11,8 +11,7 @@ from rich.table import Table
 
 from recsys.cli.app import Result, UsageError, call, command_line
 from recsys.cli.bench_dataflow import dataflow
-from recsys.cli.bench_serve import serve
-from recsys.cli.bench_session import optimize, request, score, session
+from recsys.cli.bench_session import optimize, request, score, serve, session
 from recsys.cli.show import card_table, cells_table, console
 from recsys.config import nearest
 

@@ -121,15 +121,9 @@ def score(
             shutil.rmtree(work, ignore_errors=True)
         make_folder(work)
         sweep(work)
-        inputs = [
-            [str(file.source.relative_to(source)), *data.identity()[0]]
-            for file, data in zip(files, opened, strict=True)
-        ]
         given = isinstance(model, InferenceSession)
         session = model if isinstance(model, InferenceSession) else session_for(from_checkpoint(model), source)
-        run = f"{session.source} {session.precision}"
-        header = {"format": _FORMAT, "run": run, "keep": list(keep), "input": inputs}
-        journal = Journal(work / "journal.jsonl", header)
+        journal = _journal(work, session, source, files, opened, keep)
         with _bar(opened, journal, show) as bar, contextlib.nullcontext() if given else session:
             resumed = int(bar.n)
             for f, (file, data, output) in enumerate(zip(files, opened, outputs, strict=True)):
@@ -141,6 +135,22 @@ def score(
         counts.merge(Counts(**record["counts"]))
     rows = sum(record["rows"] for record in parts)
     return Scored(rows, resumed, time.monotonic() - started, tuple(outputs[0].names), len(files), counts)
+
+
+def _journal(
+    work: Path,
+    session: InferenceSession,
+    source: Path,
+    files: Sequence[_File],
+    opened: Sequence[Dataset],
+    keep: Sequence[str],
+) -> Journal:
+    """What was done of this job; a job is the same if model, precision, columns and files are."""
+    inputs = [
+        [str(file.source.relative_to(source)), *data.identity()[0]] for file, data in zip(files, opened, strict=True)
+    ]
+    header = {"format": _FORMAT, "run": f"{session.source} {session.precision}", "keep": list(keep), "input": inputs}
+    return Journal(work / "journal.jsonl", header)
 
 
 class _Job:

@@ -10,6 +10,7 @@ import pytest
 from recsys.bench import report
 from recsys.bench.lookup_peers import DTYPES
 from recsys.bench.report import Bench, Section, distributions_cells, lookup_cells, plans_cells, strategies_cells
+from recsys.bench.report_sessions import SESSION_REPORTS
 from recsys.errors import DataError
 
 MACHINE = {"cpu": "AMD EPYC", "cores": 8, "huge_pages": "madvise", "system": "Linux x86_64", "python": "3.11.7",
@@ -65,7 +66,53 @@ def strategies_found() -> dict[str, Any]:
     return {"bench": "strategies", "machine": MACHINE, "rows": [row]}
 
 
-FOUND = {"lookup": lookup_found(), "dataflow": dataflow_found(), "strategies": strategies_found()}
+def session_found() -> dict[str, Any]:
+    ours = {"us": 88.5, "p99_us": 101.0, "rows_per_second": 11_300, "what": "aoti", "lookup_us": 3.0,
+            "network_us": 78.0, "glue_us": 7.5}  # fmt: skip
+    row = {"workload": "w", "batch": 4096, "storage": "huge", "dtype": "fp32", "ours": ours, "share_of_bound": 0.876,
+           "peers": [peer("torchrec", "stock", 500.0)], "ratios": {"torchrec": 5.65}}  # fmt: skip
+    rows = [row, row | {"dtype": "int8", "share_of_bound": None}, row | {"workload": "v"}]
+    about = {"workload": {"bytes": 1000}, "peak_gflops": {"fp32": 244.3, "bf16": 510.0}}
+    return {"bench": "session", "machine": MACHINE, **about, "rows": rows}
+
+
+def optimize_found() -> dict[str, Any]:
+    row = {"model": "hand", "batch": 512, "ours": {"us": 4000.0, "backend": "aoti"},
+           "peers": [{"name": "eager", "ratio": 2.34}, {"name": "torch.compile", "ratio": 2.0}]}  # fmt: skip
+    rows = [row, row | {"model": "dlrm", "peers": row["peers"][:1]}]  # type: ignore[index]
+    return {"bench": "optimize", "machine": MACHINE, "cap": 400_000, "rows": rows}
+
+
+def request_found() -> dict[str, Any]:
+    rows = [{"request": "one row", "rows": 1, "p50_us": 228.4, "p99_us": 1300.0}]
+    return {"bench": "request", "machine": MACHINE, "backends": {"1": "eager", "512": "aoti"}, "rows": rows}
+
+
+def score_found() -> dict[str, Any]:
+    rows = [{"name": "bf16", "class": "ours", "rows_per_second": 207_305, "times": {"fuxictr": 5.3, "pandas": 9.4}},
+            {"name": "pandas", "class": "stock", "rows_per_second": 22_000, "times": {}}]  # fmt: skip
+    about = {"file_rows": 5_000_000, "most_memory_beside_models": 123_456}
+    return {"bench": "score", "machine": MACHINE, **about, "rows": rows}
+
+
+def serve_found() -> dict[str, Any]:
+    own = {"session_p50_us": 200.0, "session_p99_us": 250.0, "overhead_p50_us": 320.0}
+    row = {"case": "rank", "rows": 100, "loop": "closed", "clients": 1, "p50_us": 520.0, "p99_us": 900.0,
+           "per_second": 1800.0}  # fmt: skip
+    rows = [row | own, row | {"loop": "open", "rate": 900.0}]
+    return {"bench": "serve", "machine": MACHINE, "model": "synthetic", "backends": {"1": "eager"}, "rows": rows}
+
+
+FOUND = {
+    "lookup": lookup_found(),
+    "dataflow": dataflow_found(),
+    "strategies": strategies_found(),
+    "session": session_found(),
+    "optimize": optimize_found(),
+    "request": request_found(),
+    "score": score_found(),
+    "serve": serve_found(),
+}
 
 
 def test_look_ups_are_a_row_for_each_way_that_ids_fall_and_batch() -> None:
@@ -94,6 +141,42 @@ def test_strategies_are_a_row_each() -> None:
     cells = strategies_cells(strategies_found())
     assert cells.rows == (("w", "vector", "4", "2,048", "1,234.5", "2,469.0", "0.50", "1.00", "2.00 ×"),)
     assert len(cells.header) == len(cells.rows[0])
+
+
+def rows_of(found: dict[str, Any]) -> list[tuple[str, ...]]:
+    """Of all tables, each row as wide as its header."""
+    tables = SESSION_REPORTS[found["bench"]](found)[1]
+    assert all(len(row) == len(cells.header) for cells in tables for row in cells.rows)
+    return [row for cells in tables for row in cells.rows]
+
+
+def test_sessions_are_a_table_for_each_model_and_a_row_for_each_batch_and_kind() -> None:
+    facts, tables = SESSION_REPORTS["session"](session_found())
+    assert [cells.title.partition(":")[0] for cells in tables] == ["w", "v"]
+    assert tables[0].header[-2:] == ("of the bound", "torchrec ÷ ours")
+    first, second, _ = rows_of(session_found())
+    assert first == ("4,096", "huge", "fp32", "aoti", "88.5", "101.0", "11,300", "3.0", "78.0", "7.5", "88%", "5.65")
+    assert (second[2], second[-2]) == ("int8", "–")
+    assert "244 as fp32, 510 as bf16" in facts["peak"]
+
+
+def test_a_peer_that_failed_on_one_model_is_named_so() -> None:
+    assert rows_of(optimize_found()) == [
+        ("hand", "aoti", "512", "4,000.0", "2.34", "2.00"),
+        ("dlrm", "aoti", "512", "4,000.0", "2.34", "failed"),
+    ]
+
+
+def test_requests_scoring_and_serving_are_a_row_each() -> None:
+    assert rows_of(request_found()) == [("one row", "1", "228", "1,300")]
+    assert rows_of(score_found()) == [
+        ("bf16", "ours", "207,305", "5.30 ×", "9.40 ×"),
+        ("pandas", "stock", "22,000", "", ""),
+    ]
+    assert rows_of(serve_found()) == [
+        ("rank, rows: 100", "closed, clients: 1", "520", "900", "1,800", "200", "250", "320"),
+        ("rank, rows: 100", "open, 900/s due", "520", "900", "1,800", "", "", ""),
+    ]
 
 
 @pytest.mark.parametrize("bench", BENCHES)
