@@ -13,6 +13,7 @@ import pytest
 
 from recsys.data.schema import Schema
 from recsys.data.sources import load, state
+from recsys.inference.export import read_seal
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -76,3 +77,6 @@ def test_commands_and_example_run(tmp_path: Path) -> None:
     assert float(searched.split()[0]) > 0.8
     assert (tmp_path / "scores.parquet").is_file()
     assert pq.read_table(tmp_path / "scored.parquet").num_rows == 8000
+    exported = read_seal(tmp_path / "exports" / "dcn2")
+    assert exported.precisions == ("fp32", "bf16", "int8")  # all pass the gate on real rows
+    assert set(exported.gate) == set(exported.precisions)
