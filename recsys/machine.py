@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import sys
@@ -11,11 +12,12 @@ from typing import Any
 
 from recsys import __version__
 
-__all__ = ["available_memory", "huge_pages", "read_machine", "resident_memory"]
+__all__ = ["available_memory", "huge_pages", "read_machine", "resident_memory", "restart_most_memory"]
 
 CPU_INFO = Path("/proc/cpuinfo")
 MEMORY_INFO = Path("/proc/meminfo")
 OWN_STATUS = Path("/proc/self/status")
+OWN_PEAK = Path("/proc/self/clear_refs")
 OWN_CGROUPS = Path("/proc/self/cgroup")
 CGROUPS = Path("/sys/fs/cgroup")
 HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
@@ -64,6 +66,12 @@ def resident_memory(most: bool = False) -> int:
     key = "VmHWM:" if most else "VmRSS:"
     lines = OWN_STATUS.read_text(encoding="utf-8").splitlines() if OWN_STATUS.is_file() else []
     return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(key)), 0)
+
+
+def restart_most_memory() -> None:
+    """From now on "at the most so far" begins with what is in memory now, where the system allows."""
+    with contextlib.suppress(OSError):
+        OWN_PEAK.write_text("5", encoding="ascii")
 
 
 def _meminfo(key: str) -> int | None:

@@ -85,7 +85,7 @@ def _score(found: Row) -> Report:
     facts = {
         "file": f"{found['file_rows']:,} rows, Criteo-shaped: made by a formula",
         "model": f"{_DCNV2}; float32, and bfloat16 and int8 products",
-        "memory": f"{found['most_memory_beside_models']:,} bytes at the most beside the models, of whoever took most",
+        "memory": "what a job took at the most, beside models and what there was before",
     }
     peers = sorted({name for row in found["rows"] for name in row["times"]})
     rows = tuple(
@@ -93,11 +93,12 @@ def _score(found: Row) -> Report:
             row["name"],
             row["class"],
             f"{row['rows_per_second']:,}",
+            f"{row['most_memory_bytes'] / 1e6:,.0f}",
             *(f"{row['times'][peer]:.2f} ×" if row["times"] else "" for peer in peers),
         )
         for row in found["rows"]
     )
-    header = ("who", "class", "rows/s", *(f"÷ {peer}" for peer in peers))
+    header = ("who", "class", "rows/s", "memory, MB", *(f"÷ {peer}" for peer in peers))
     return facts, [Cells("from Parquet to Parquet, all cores", header, rows, left=2)]
 
 

@@ -12,6 +12,7 @@ All run DCNv2 of the same size over the same file and write labels and scores; o
 
 from __future__ import annotations
 
+import gc
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
@@ -38,7 +39,7 @@ from recsys.errors import ConfigError
 from recsys.inference import backends
 from recsys.inference.parts import from_checkpoint
 from recsys.inference.session import InferenceSession
-from recsys.machine import resident_memory
+from recsys.machine import resident_memory, restart_most_memory
 from recsys.models.base import RankingModel
 from recsys.models.checkpoint import Checkpoint
 from recsys.models.ranking.dcnv2 import DCNv2Config
@@ -76,22 +77,37 @@ def measure(rows: int = 1_000_000, rounds: int = 1, bits: int = 20, only: Sequen
         for one in only:
             if one not in jobs:
                 raise ConfigError(f"no such job as `{one}`: {', '.join(jobs)}")
-        before = resident_memory()
-        told = [Job(one, rows, job) for one, job in jobs.items() if not only or one in only]
-        rates = interleaved(told, rounds)
-        grown = resident_memory(most=True) - before
+        measured = {one: _Measured(job) for one, job in jobs.items() if not only or one in only}
+        rates = interleaved([Job(one, rows, job) for one, job in measured.items()], rounds)
         for session in ours.values():
             session.close()
-    found = {name: rate.to_json() | {"class": kinds.get(name, "ours")} for name, rate in rates.items()}
+    found = {
+        name: rate.to_json() | {"most_memory_bytes": measured[name].most, "class": kinds.get(name, "ours")}
+        for name, rate in rates.items()
+    }
     return {
         "bench": "score",
         "machine": about,
         "rows": [_row(name, one, found) for name, one in found.items()],
         "file_rows": rows,
         "bits": bits,
-        "most_memory_beside_models": grown,
         "absent": absent(),
     }
+
+
+class _Measured:
+    """A job that keeps how much memory it took at the most, beside the models and what was there before."""
+
+    def __init__(self, job: Callable[[], None]) -> None:
+        self._job, self.most = job, 0
+
+    def __call__(self) -> None:
+        gc.collect()
+        pa.default_memory_pool().release_unused()
+        restart_most_memory()
+        before = resident_memory()
+        self._job()
+        self.most = max(self.most, resident_memory(most=True) - before)
 
 
 def _row(name: str, one: Mapping[str, Any], found: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:

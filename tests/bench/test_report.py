@@ -89,9 +89,11 @@ def request_found() -> dict[str, Any]:
 
 
 def score_found() -> dict[str, Any]:
-    rows = [{"name": "bf16", "class": "ours", "rows_per_second": 207_305, "times": {"fuxictr": 5.3, "pandas": 9.4}},
-            {"name": "pandas", "class": "stock", "rows_per_second": 22_000, "times": {}}]  # fmt: skip
-    about = {"file_rows": 5_000_000, "most_memory_beside_models": 123_456}
+    rows = [{"name": "bf16", "class": "ours", "rows_per_second": 207_305, "most_memory_bytes": 197_400_000,
+             "times": {"fuxictr": 5.3, "pandas": 9.4}},
+            {"name": "pandas", "class": "stock", "rows_per_second": 22_000, "most_memory_bytes": 1_017_724_928,
+             "times": {}}]  # fmt: skip
+    about = {"file_rows": 5_000_000}
     return {"bench": "score", "machine": MACHINE, **about, "rows": rows}
 
 
@@ -170,8 +172,8 @@ def test_a_peer_that_failed_on_one_model_is_named_so() -> None:
 def test_requests_scoring_and_serving_are_a_row_each() -> None:
     assert rows_of(request_found()) == [("one row", "1", "228", "1,300")]
     assert rows_of(score_found()) == [
-        ("bf16", "ours", "207,305", "5.30 ×", "9.40 ×"),
-        ("pandas", "stock", "22,000", "", ""),
+        ("bf16", "ours", "207,305", "197", "5.30 ×", "9.40 ×"),
+        ("pandas", "stock", "22,000", "1,018", "", ""),
     ]
     assert rows_of(serve_found()) == [
         ("rank, rows: 100", "closed, clients: 1", "520", "900", "1,800", "200", "250", "320"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import numpy as np
 import pytest
 
 from recsys.bench import request, score, session, session_peers
@@ -58,6 +59,17 @@ def test_scoring_beside_its_peers(capsys: pytest.CaptureFixture[str]) -> None:
     ours, peer = named["fp32"], named["pandas"]
     assert ours["times"]["pandas"] == pytest.approx(ours["rows_per_second"] / peer["rows_per_second"], abs=0.01)
     assert peer["times"] == {}
+
+
+def test_memory_is_what_a_job_took_and_not_what_was_taken_before_it() -> None:
+    before = np.ones(100_000_000, dtype=np.uint8)
+    del before
+    took = score._Measured(lambda: None)
+    took()
+    assert took.most < 10_000_000
+    took = score._Measured(lambda: print(np.ones(100_000_000, dtype=np.uint8).sum()))
+    took()
+    assert took.most == pytest.approx(100_000_000, rel=0.1)
 
 
 def test_requests_from_dicts(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
