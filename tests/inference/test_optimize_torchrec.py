@@ -118,6 +118,36 @@ def test_a_quantised_collection(dtype: str, weighted: bool) -> None:
     assert made.report.placed[0].dtypes == (stored,)
 
 
+def test_a_float16_collection_is_left_since_it_sums_as_float16() -> None:
+    model = Net(collection("SUM", False, "FP16"), 24).eval()
+    made = optimize(model, (jagged(6),), EAGER)
+    assert [one.why for one in made.report.left] == ["its weights are torch.float16 on cpu"]
+    given = jagged(7)
+    with torch.no_grad():
+        torch.testing.assert_close(made(given), model(given), rtol=1e-5, atol=1e-5)
+
+
+def test_a_jagged_tensor_of_deduplicated_examples_runs_module_by_module() -> None:
+    made = optimize(Net(collection("SUM", False), 24).eval(), (jagged(6),), EAGER)
+    given = jagged(4)
+    again = torch.tensor([[0, 1, 1, 3]] * len(KEYS))
+    odd = type(given)(
+        list(KEYS),
+        given.values(),
+        offsets=given.offsets(),
+        stride_per_key_per_rank=[[4]] * len(KEYS),
+        inverse_indices=(list(KEYS), again),
+    )
+    try:
+        theirs = made._module(odd)
+    except Exception as error:  # torchrec may refuse it, and then so do we
+        with pytest.raises(type(error)):
+            made(odd)
+    else:
+        torch.testing.assert_close(made(odd), theirs)
+    assert made.apart == 1
+
+
 def test_a_model_that_is_a_collection_gives_keyed_tensors() -> None:
     model = collection("SUM", False).eval()
     given = jagged(4)

@@ -53,11 +53,10 @@ def float_collection(name: str, module: Any, switch: Switch) -> CollectionSite |
     """A site for `torchrec.EmbeddingBagCollection`; or why there is none."""
     configs = module.embedding_bag_configs()
     weights = [module.embedding_bags[config.name].weight for config in configs]
-    odd = next((w for w in weights if w.dtype not in (torch.float32, torch.float16) or not w.is_cpu), None)
-    if odd is not None:
+    odd = next((w for w in weights if w.dtype is not torch.float32 or not w.is_cpu), None)
+    if odd is not None:  # float16 rows are summed as float16 there
         return f"its weights are {odd.dtype} on {odd.device}"
-    sources = tuple(Source(w, "fp32" if w.dtype is torch.float32 else "fp16") for w in weights)
-    return _site(name, module, switch, configs, sources)
+    return _site(name, module, switch, configs, tuple(map(Source, weights)))
 
 
 def quantised_collection(name: str, module: Any, switch: Switch) -> CollectionSite | str:

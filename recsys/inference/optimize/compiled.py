@@ -18,12 +18,14 @@ from recsys.inference.network import inputs
 from recsys.inference.optimize.cutting import Cut
 from recsys.inference.optimize.groups import Group
 from recsys.inference.optimize.layout import Layout
-from recsys.inference.optimize.shapes import Shape, at, sizes
+from recsys.inference.optimize.shapes import Conditions, Shape, at, sizes, solved
 
 __all__ = ["Compiled"]
 
 _KEPT = 16
-"""Shapes whose buffers a thread keeps."""
+"""Shapes whose buffers a thread keeps, the last ones."""
+_BYTES = 64 * 2**20
+"""Bytes of buffers that a thread keeps, beside those that it needs now."""
 Key = tuple[torch.Size | tuple[int, ...], ...]
 
 
@@ -87,11 +89,11 @@ class Compiled:
         leaves: list[Tensor] = []
         if not self._given.take((args, kwargs), leaves):
             return None
-        if not self._fits.leaves(leaves):
-            return None
         try:
             tensors = leaves if self._cut.ids is None else [*leaves, *self._cut.ids(*leaves)]
             asked = [group.gather(tensors) for group in self._groups]
+            if not self._fits.lengths([one.shape for one in leaves], self._bags([bags for _, bags in asked])):
+                return None
             bound = self._bound((*(bags for _, bags in asked), *(leaves[k].shape for k in self._cut.leaves)))
             if bound is None:
                 return None
@@ -113,28 +115,43 @@ class Compiled:
     def _bound(self, key: Key) -> _Bound | None:
         known = self._space.bound
         if key not in known:
-            if len(known) >= _KEPT:
-                known.clear()
-            known[key] = self._bind(key)
+            fresh = self._bind(key)
+            while known and (len(known) >= _KEPT or sum(map(_bytes, [fresh, *known.values()])) > _BYTES):
+                known.pop(next(iter(known)))
+            known[key] = fresh
         return known[key]
+
+    def _bags(self, sizes: Sequence[Sequence[int]]) -> list[tuple[int, ...]]:
+        """Of each buffer.
+
+        Raises:
+            DataError: When groups that fill one buffer do not have as many.
+        """
+        bags: dict[int, tuple[int, ...]] = {}
+        for group, size in zip(self._groups, sizes, strict=True):
+            if bags.setdefault(group.buffer, tuple(size)) != tuple(size):
+                raise DataError("look-ups of one buffer have different numbers of bags")
+        return [bags[k] for k in range(len(bags))]
 
     def _bind(self, key: Key) -> _Bound | None:
         n = len(self._groups)
-        bags: dict[int, tuple[int, ...]] = {}
-        for group, size in zip(self._groups, key[:n], strict=True):
-            if bags.setdefault(group.buffer, tuple(size)) != tuple(size):
-                return None
+        bags = self._bags(key[:n])
         shapes = [*((*bags[k], width) for k, width in enumerate(self._cut.widths)), *map(tuple, key[n:])]
         found = self._fits.results(shapes)
         if found is None:
             return None
         dtypes = [torch.float32] * len(bags) + [self._fits.dtypes[k] for k in range(len(bags), len(shapes))]
-        inputs = [torch.zeros(shape, dtype=dtype) for shape, dtype in zip(shapes, dtypes, strict=True)]
-        out = torch.zeros(found[0] if len(found) == 1 else sum(map(_count, found)))
+        with torch.inference_mode(False):  # what was made in that mode could not be written to outside of it
+            inputs = [torch.zeros(shape, dtype=dtype) for shape, dtype in zip(shapes, dtypes, strict=True)]
+            out = torch.zeros(found[0] if len(found) == 1 else sum(map(_count, found)), dtype=torch.float32)
         flat = tuple(x.view(-1, x.shape[-1]) for x in inputs[: len(bags)])
         batch = max((shape[0] for shape in shapes if shape), default=1)
         run = self.choice.engine(batch).bind(inputs, out)
         return _Bound(tuple(inputs), flat, out, tuple(found), run)
+
+
+def _bytes(bound: _Bound | None) -> int:
+    return 0 if bound is None else sum(one.nbytes for one in (*bound.inputs, bound.out))
 
 
 def _count(shape: Sequence[int]) -> int:
@@ -149,19 +166,20 @@ class _Fits:
     """
 
     def __init__(self, cut: Cut) -> None:
-        self._cut = cut
+        self._cut, self._conditions = cut, Conditions(cut.conditions)
         values = inputs(cut.network)
         self.dtypes = [value.dtype for value in values]
         self._shapes: list[Shape] = [sizes(value) for value in values]
         self._ranges = {str(symbol): found for symbol, found in cut.network.range_constraints.items()}
 
-    def leaves(self, tensors: Sequence[Tensor]) -> bool:
-        """Whether the tensors of the inputs have lengths that the model was traced for, those that make ids too."""
-        return _solved(self._cut.given, [tuple(one.shape) for one in tensors]) is not None
+    def lengths(self, leaves: Sequence[Sequence[int]], bags: Sequence[Sequence[int]]) -> bool:
+        """Whether the model was traced for inputs of these shapes, those that make ids too, and for these bags."""
+        found = solved([*self._cut.given, *self._cut.bags], [*leaves, *bags])
+        return found is not None and self._conditions.hold(found)
 
     def results(self, shapes: Sequence[tuple[int, ...]]) -> list[tuple[int, ...]] | None:
         """Shapes of what the model gives for inputs of these; None where the program does not take them."""
-        program, model = _solved(self._shapes, shapes), _solved(self._cut.inputs, shapes)
+        program, model = solved(self._shapes, shapes), solved(self._cut.inputs, shapes)
         if program is None or model is None:
             return None
         if any(n < self._cut.least or not self._covers(name, n) for name, n in program.items()):
@@ -171,13 +189,3 @@ class _Fits:
     def _covers(self, name: str, n: int) -> bool:
         found = self._ranges.get(name)
         return found is None or bool(found.lower <= n <= found.upper)
-
-
-def _solved(shapes: Sequence[Shape], actual: Sequence[tuple[int, ...]]) -> dict[str, int] | None:
-    """What each symbol stands for; None where there is a contradiction."""
-    found: dict[str, int] = {}
-    for shape, here in zip(shapes, actual, strict=True):
-        for n, size in zip(shape, here, strict=True):
-            if (n if isinstance(n, int) else found.setdefault(str(n), size)) != size:
-                return None
-    return found

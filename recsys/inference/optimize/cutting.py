@@ -61,6 +61,8 @@ class Cut:
         results: Shapes of what the model gives. Several results are flattened and joined by the network.
         layout: Of what the model gives.
         least: The least length that may vary: 2 where the graph does something else for 1.
+        bags: Shapes of the buffers without their columns.
+        conditions: What lengths must be for it to be the model's graph.
     """
 
     ids: GraphModule | None
@@ -74,6 +76,8 @@ class Cut:
     results: tuple[Shape, ...]
     layout: Layout
     least: int
+    bags: tuple[Shape, ...]
+    conditions: tuple[Any, ...]
 
 
 def cut(found: Trace, calls: Sequence[Call], leaves: Sequence[Tensor]) -> Cut:
@@ -98,7 +102,7 @@ def cut(found: Trace, calls: Sequence[Call], leaves: Sequence[Tensor]) -> Cut:
         *(_shape(found.leaves[k]) for k in kept),
     ]
     samples = [
-        *(torch.zeros(hints((*bag, width))) for bag, width in zip(bags, widths, strict=True)),
+        *(torch.zeros(hints((*bag, width)), dtype=torch.float32) for bag, width in zip(bags, widths, strict=True)),
         *(leaves[k] for k in kept),
     ]
     program = _program(module, samples, shapes)
@@ -114,6 +118,8 @@ def cut(found: Trace, calls: Sequence[Call], leaves: Sequence[Tensor]) -> Cut:
         tuple(map(_shape, found.results)),
         found.layout,
         least(program),
+        tuple(bags),
+        found.conditions,
     )
 
 
@@ -216,7 +222,7 @@ class _Beginning:
         buffers = []
         for k, (bag, width) in enumerate(zip(self.bags, self.widths, strict=True)):
             node = graph.placeholder(f"rows_{k}")
-            node.meta["val"] = torch.empty(hints((*bag, width)), device="meta")
+            node.meta["val"] = torch.empty(hints((*bag, width)), dtype=torch.float32, device="meta")
             buffers.append(node)
         return {node: self._columns(graph, buffers, k) for k, node in enumerate(self.found.outs)}
 

@@ -20,13 +20,18 @@ from recsys.inference.optimize.work import OptimizeConfig, Work
 __all__ = ["OptimizedModule", "optimize"]
 
 
+_ALONE = threading.Lock()
+"""Torch traces one model at a time."""
+
+
 class OptimizedModule:
     """A model whose look-ups and network run where they are fastest; call it as the model is called.
 
     Inputs that are not as the sample was (another type, a length that the model fixed) run module by module, with
     look-ups in the place of its embedding modules; so does everything where the network could not be compiled. Any
     number of threads may call it at once; the network of a call runs on one. It is for inference: results have no
-    gradients, and what is changed in the model afterwards, such as weights, is not seen.
+    gradients, what is changed in the model afterwards, such as weights, is not seen, and hooks that only watch are not
+    called where the network is compiled. Under autocast everything runs module by module.
 
     Attributes:
         report: What was done.
@@ -52,7 +57,8 @@ class OptimizedModule:
         compiled = self._compiled
         with torch.no_grad():
             if compiled is not None:
-                found = compiled.run(*_positional(self._names, args, kwargs))
+                given = _positional(self._names, args, kwargs)
+                found = None if torch.is_autocast_enabled("cpu") else compiled.run(*given)
                 if found is not None:
                     return found[0]
                 with self._lock:
@@ -86,6 +92,7 @@ def optimize(
     place: the rows are copied to huge pages, and the modules call our kernels. The model's Python is then traced once,
     so that all look-ups of a batch become one call, and the rest a graph without tables for the back end that is
     measured fastest. Scores are the model's own. What could not be done stays as it was, and the report says why.
+    Tracing changes how all of torch's modules are called: let no other thread call one meanwhile.
 
     Args:
         module: In evaluation mode.
@@ -104,21 +111,23 @@ def optimize(
     args, kwargs = _sample(sample)
     names = _parameters(module)
     switch = Switch()
-    sites, left = find(module, switch)
-    for site in sites:
-        site.module.forward = site.forward
-    try:
-        work = Work(module, sites, switch, config or OptimizeConfig())
-        compiled, report = work.do(*_positional(names, args, kwargs), left)
-    except BaseException:
-        _remove(sites)
-        raise
+    with _ALONE, torch.inference_mode(False):
+        sites, left = find(module, switch)
+        for site in sites:
+            site.module.forward = site.forward
+        try:
+            work = Work(module, sites, switch, config or OptimizeConfig())
+            compiled, report = work.do(*_positional(names, args, kwargs), left)
+        except BaseException:
+            _remove(sites)
+            raise
     return OptimizedModule(module, sites, compiled, names, report)
 
 
 def _remove(sites: Sequence[Site]) -> None:
     for site in sites:
-        vars(site.module).pop("forward", None)
+        if getattr(vars(site.module).get("forward"), "__self__", None) is site:  # nobody has replaced it since
+            del site.module.forward
 
 
 def _sample(sample: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:

@@ -59,7 +59,9 @@ def _site(name: str, module: Any, switch: Switch) -> Site | str:
     if type(module) not in (nn.Embedding, nn.EmbeddingBag):
         return f"{type(module).__module__}.{type(module).__qualname__} is no kind that can be read"
     weight = module.weight
-    if weight.dtype is not torch.float32 or not weight.is_cpu or type(weight) not in (nn.Parameter, Tensor):
+    if type(weight) not in (nn.Parameter, Tensor):
+        return f"its weights are of the class {type(weight).__name__}"
+    if weight.dtype is not torch.float32 or not weight.is_cpu:
         return f"its weights are {weight.dtype} on {weight.device}"
     if module.max_norm is not None:
         return "max_norm changes rows as they are read"

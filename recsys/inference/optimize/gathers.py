@@ -85,6 +85,8 @@ def _rows(weighted: bool, where: Sequence[Sequence[Where]]) -> Gather:
     def gather(tensors: Sequence[Tensor]) -> Ids:
         ids = [_read(tensors, at[0]) for at in where]
         shapes = tuple(one.shape for one in ids)
+        if any(bags != shapes[0][0] for bags, _ in shapes):
+            raise DataError("the calls have different numbers of bags")
         offsets = known.get(shapes)
         if offsets is None:
             if len(known) >= _KEPT:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -80,9 +81,9 @@ def _unusual(jagged: Any) -> bool:
 
 @dataclass(frozen=True)
 class _Row:
-    """A tuple or a list."""
+    """A tuple, named or not, or a list."""
 
-    kind: Callable[[Any], Any]
+    kind: Any
     items: tuple[Layout, ...]
 
     def take(self, value: Any, leaves: list[Tensor]) -> bool:
@@ -91,22 +92,29 @@ class _Row:
         return all(item.take(one, leaves) for item, one in zip(self.items, value, strict=True))
 
     def make(self, leaves: Sequence[Tensor]) -> Any:
-        return self.kind(item.make(leaves) for item in self.items)
+        return _maker(self.kind)(item.make(leaves) for item in self.items)
+
+
+def _maker(kind: Any) -> Callable[[Iterable[Any]], Any]:
+    """What makes a tuple or a list of its items: named ones take them one by one."""
+    found: Callable[[Iterable[Any]], Any] = getattr(kind, "_make", kind)
+    return found
 
 
 @dataclass(frozen=True)
 class _Names:
     """A dict with names as keys."""
 
+    kind: Any
     items: dict[str, Layout]
 
     def take(self, value: Any, leaves: list[Tensor]) -> bool:
-        if type(value) is not dict or value.keys() != self.items.keys():
+        if type(value) is not self.kind or value.keys() != self.items.keys():
             return False
         return all(item.take(value[name], leaves) for name, item in self.items.items())
 
     def make(self, leaves: Sequence[Tensor]) -> Any:
-        return {name: item.make(leaves) for name, item in self.items.items()}
+        return self.kind((name, item.make(leaves)) for name, item in self.items.items())
 
 
 @dataclass(frozen=True)
@@ -138,10 +146,11 @@ def layout(value: Any, where: str, leaves: list[Tensor]) -> Layout:
         return _Leaf(len(leaves) - 1, value.dim(), value.dtype)
     if isinstance(value, _CONSTANTS):
         return _Constant(value)
-    if type(value) in (tuple, list):
+    if type(value) in (tuple, list) or (isinstance(value, tuple) and hasattr(value, "_fields")):
         return _Row(type(value), tuple(layout(one, f"{where}[{k}]", leaves) for k, one in enumerate(value)))
-    if type(value) is dict and all(isinstance(name, str) for name in value):
-        return _Names({name: layout(one, f"{where}[{name!r}]", leaves) for name, one in value.items()})
+    if type(value) in (dict, OrderedDict) and all(isinstance(name, str) for name in value):
+        items = {name: layout(one, f"{where}[{name!r}]", leaves) for name, one in value.items()}
+        return _Names(type(value), items)
     if type(value) is keyed_jagged() and not _unusual(value):
         found = _Jagged(len(leaves), value.keys(), value.weights_or_none() is not None)
         found.take(value, leaves)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+import sympy
 import torch
 from torch import Tensor
 from torch.export import ExportedProgram
@@ -12,8 +13,10 @@ from torch.fx import Interpreter, Node
 
 from recsys.inference.network import example
 
-__all__ = ["Shape", "at", "hints", "least", "sizes"]
+__all__ = ["Conditions", "Shape", "at", "conditions", "hints", "least", "sizes", "solved"]
 
+_KEPT = 4096
+"""Answers that are kept for each condition."""
 Shape = tuple[Any, ...]
 """Sizes that are known, and symbols for those that may vary."""
 
@@ -29,6 +32,54 @@ def at(size: Any, symbols: Mapping[str, int], others: int | None = None) -> int:
         return size
     found = size.node.expr
     return int(found.subs({symbol: symbols.get(str(symbol), others) for symbol in found.free_symbols}))
+
+
+def solved(shapes: Iterable[Shape], actual: Iterable[Sequence[int]]) -> dict[str, int] | None:
+    """What each symbol stands for; None where there is a contradiction."""
+    found: dict[str, int] = {}
+    for shape, here in zip(shapes, actual, strict=True):
+        for n, size in zip(shape, here, strict=True):
+            if (n if isinstance(n, int) else found.setdefault(str(n), size)) != size:
+                return None
+    return found
+
+
+def conditions(program: ExportedProgram) -> tuple[Any, ...]:
+    """What tracing asked of lengths and found true, beside which of them are alike: ``s0 > 10``, ``Mod(s0, 2) = 0``.
+
+    A branch that Python did not take is in no graph, so that a graph holds only where these do.
+    """
+    values = (node.meta.get("val") for node in program.graph.nodes if node.op == "placeholder")
+    shapes: Iterator[Shape] = (tuple(value.shape) for value in values if isinstance(value, Tensor))
+    symbols = (n for shape in shapes for n in shape if not isinstance(n, int))
+    known = next((symbol.node.shape_env for symbol in symbols), None)
+    if known is None:
+        return ()
+    found = (guard.expr.xreplace(known.replacements) for guard in known.guards)
+    return tuple(dict.fromkeys(one for one in found if one is not sympy.true))
+
+
+class Conditions:
+    """Whether lengths fit what was asked of them. Answers are kept: to work one out takes some 100 µs."""
+
+    def __init__(self, asked: Sequence[Any]) -> None:
+        self._asked = [(one, sorted(one.free_symbols, key=str), dict[tuple[int, ...], bool]()) for one in asked]
+
+    def hold(self, lengths: Mapping[str, int]) -> bool:
+        """Whether all do; one of a length that is not given does not."""
+        return all(self._holds(one, symbols, known, lengths) for one, symbols, known in self._asked)
+
+    def _holds(
+        self, one: Any, symbols: list[Any], known: dict[tuple[int, ...], bool], lengths: Mapping[str, int]
+    ) -> bool:
+        if not all(str(symbol) in lengths for symbol in symbols):
+            return False
+        key = tuple(lengths[str(symbol)] for symbol in symbols)
+        if key not in known:
+            if len(known) >= _KEPT:
+                known.clear()
+            known[key] = one.subs(dict(zip(symbols, key, strict=True))) is sympy.true
+        return known[key]
 
 
 def hints(shape: Shape) -> list[int]:

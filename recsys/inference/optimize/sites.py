@@ -7,9 +7,10 @@ errors are the module's own too.
 
 from __future__ import annotations
 
+import copy
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import accumulate
 from typing import Any, Literal, Protocol
 
@@ -20,7 +21,7 @@ from recsys.data.batch import JaggedIds
 from recsys.dataflow.executor import Kernels, kernels
 from recsys.dataflow.kernels.reference import Slot
 from recsys.dataflow.storage import Rows, Source
-from recsys.errors import DataError
+from recsys.errors import ConfigError, DataError
 
 __all__ = ["Ask", "BagSite", "EmbeddingSite", "Form", "Pooling", "Site", "Switch", "Want"]
 
@@ -71,7 +72,7 @@ class Switch(threading.local):
     tape: Tape | None = None
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class Site:
     """One embedding module.
 
@@ -128,15 +129,21 @@ class Site:
         """What the model calls."""
         if self.switch.tape is not None:
             return self.switch.tape.play(self, args, kwargs)
-        ask = self.ask(*args, **kwargs) if self.rows else None  # other threads may call while rows are being stored
+        ask = self.ask(*args, **kwargs) if self.rows and not self._learns() else None
         found = None if ask is None else self._serve(ask)
         return self.original(*args, **kwargs) if found is None else found
+
+    def _learns(self) -> bool:
+        """Whether a gradient is wanted, or weights are no more what was stored: the module itself answers."""
+        return self.module.training or (
+            torch.is_grad_enabled() and any(w.requires_grad for w in self.module.parameters())
+        )
 
     def _serve(self, ask: Ask) -> Any:
         """What is given; None where an id is out of range, or does not belong to a bag."""
         if ask.keys not in self._kernels:
             self._kernels[ask.keys] = kernels(self.slots(ask.keys or ("",), 0))
-        x = torch.empty(*ask.bags, sum(self.dims))
+        x = torch.empty(*ask.bags, sum(self.dims), dtype=torch.float32)
         try:
             ids = self.jagged(ask)
             unknown = ids is None or self._kernels[ask.keys].look_up(ids, x.view(-1, x.shape[-1]))
@@ -149,9 +156,19 @@ class Site:
         part = self.part(ask)
         return None if part is None else JaggedIds.stack(("",), [part])
 
-    def __deepcopy__(self, memo: object) -> Site:
-        """A copy of the model looks up in the same rows."""
-        return self
+    def __deepcopy__(self, memo: dict[int, Any]) -> Site:
+        """A copy of the model looks up by itself: its weights are its own, and nobody would put it back."""
+        return replace(self, module=copy.deepcopy(self.module, memo), switch=Switch(), rows=(), _kernels={})
+
+    def __reduce__(self) -> Any:
+        """It holds what no file can.
+
+        Raises:
+            ConfigError: Always.
+        """
+        raise ConfigError(
+            "an optimised model cannot be saved: put it back with revert() first, or save its state_dict()"
+        )
 
 
 class EmbeddingSite(Site):

@@ -16,10 +16,12 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim
 from torch.fx import GraphModule, Node
+from torch.fx.experimental import _config as fx_config
 
 from recsys.errors import RecsysError
 from recsys.inference.optimize.graphs import arguments
 from recsys.inference.optimize.layout import Layout, layout
+from recsys.inference.optimize.shapes import conditions
 from recsys.inference.optimize.sites import Ask, Site, Switch, Tape
 
 __all__ = ["Call", "Recording", "Trace", "UntraceableError", "playing", "trace"]
@@ -102,6 +104,7 @@ class Trace:
         results: The nodes of what the model gives.
         asked: For each call the nodes of its tensors.
         layout: Of what the model gives.
+        conditions: What its Python asked of lengths and found true, of their symbols.
     """
 
     graph: GraphModule
@@ -110,6 +113,7 @@ class Trace:
     results: tuple[Node, ...]
     asked: tuple[tuple[Node, ...], ...]
     layout: Layout
+    conditions: tuple[Any, ...]
 
 
 @dataclass
@@ -141,33 +145,39 @@ class _Bare(nn.Module):
 
 
 def trace(model: nn.Module, given: Layout, leaves: Sequence[Tensor], calls: Sequence[Call], switch: Switch) -> Trace:
-    """The graph of a model; any length of an input may vary unless the model fixes it.
+    """The graph of a model; any length of an input may vary unless the model fixes it, or it is 0 or 1 in the sample.
 
     Raises:
         UntraceableError: With the reason.
     """
-    outs = [torch.zeros(*call.ask.bags, call.width) for call in calls]
-    shapes = [
-        [dict.fromkeys(range(one.dim()), Dim.AUTO) for one in leaves],
-        [dict.fromkeys(range(one.dim() - 1), Dim.AUTO) for one in outs],
-    ]
+    outs = [torch.zeros(*call.ask.bags, call.width, dtype=torch.float32) for call in calls]
+    shapes = [[_varying(one.shape) for one in leaves], [_varying(one.shape[:-1]) for one in outs]]
     bare = _Bare(model, given, calls, switch)
-    program = _exported(bare, (list(leaves), outs), shapes)
+    program, asked = _exported(bare, (list(leaves), outs), shapes)
     signature = program.graph_signature
     if signature.buffers_to_mutate or signature.parameters_to_mutate or signature.user_inputs_to_mutate:
         raise UntraceableError("it changes its weights or its inputs")
     if bare.seen.calls != len(calls) or bare.seen.layout is None:
         raise UntraceableError("it looks up differently from time to time")
-    return _taken_apart(program.module(check_guards=False), bare.seen.layout, len(leaves), calls)
+    graph = program.module(check_guards=False)
+    return _taken_apart(graph, bare.seen.layout, len(leaves), calls, asked)
 
 
-def _exported(bare: _Bare, inputs: Any, shapes: Any) -> Any:
+def _varying(shape: Sequence[int]) -> dict[int, Any]:
+    return {k: Dim.AUTO if n > 1 else Dim.STATIC for k, n in enumerate(shape)}
+
+
+def _exported(bare: _Bare, inputs: Any, shapes: Any) -> tuple[Any, tuple[Any, ...]]:
+    """The program, and what it asked of lengths."""
+    # Without it torch takes a length that may vary to be neither 0 nor 1, and notes no question about that.
+    noted = fx_config.patch(backed_size_oblivious=True)  # type: ignore[attr-defined]
     try:
-        with torch.no_grad(), warnings.catch_warnings():
+        with torch.no_grad(), noted, warnings.catch_warnings():
             warnings.simplefilter("ignore")
             program = torch.export.export(bare, inputs, dynamic_shapes=shapes, strict=False)
+            asked = conditions(program)
             # What changes tensors in place would be lost where the graph is cut: written without, if need be.
-            return program.run_decompositions({}) if any(map(_mutates, program.graph.nodes)) else program
+            return program.run_decompositions({}) if any(map(_mutates, program.graph.nodes)) else program, asked
     except UntraceableError:
         raise
     except RecsysError as error:
@@ -187,7 +197,9 @@ def said(error: BaseException) -> str:
     return f"{type(error).__name__}: {line.strip()}"[:300]
 
 
-def _taken_apart(graph: GraphModule, found: Layout, leaves: int, calls: Sequence[Call]) -> Trace:
+def _taken_apart(
+    graph: GraphModule, found: Layout, leaves: int, calls: Sequence[Call], asked_of_lengths: tuple[Any, ...]
+) -> Trace:
     inputs = [node for node in graph.graph.nodes if node.op == "placeholder"]
     (given,) = arguments(graph.graph.output_node())
     outputs = list(given)
@@ -199,4 +211,12 @@ def _taken_apart(graph: GraphModule, found: Layout, leaves: int, calls: Sequence
         at += count
     if not all(isinstance(node, Node) for node in outputs):
         raise UntraceableError("some of what it gives depends on no input")
-    return Trace(graph, tuple(inputs[:leaves]), tuple(inputs[leaves:]), tuple(outputs[:first]), tuple(asked), found)
+    return Trace(
+        graph,
+        tuple(inputs[:leaves]),
+        tuple(inputs[leaves:]),
+        tuple(outputs[:first]),
+        tuple(asked),
+        found,
+        asked_of_lengths,
+    )

@@ -65,6 +65,7 @@ class Work:
         storage = place(self.sites)
         about = tuple(placed(self.sites)), tuple(left), storage.pages
         try:
+            self._check_look_ups((args, kwargs), expected)
             if tape.odd:
                 raise UntraceableError(f"the sample asks `{tape.odd}` what look-ups cannot do")
             parts = cut(trace(self.module, given, leaves, tape.calls, self.switch), tape.calls, leaves)
@@ -76,6 +77,25 @@ class Work:
         choice = compiled.choice
         backends = {most: name for most, (name, _) in choice.engines.items()}
         return compiled, Report(*about, plans, len(groups), "", backends, choice.us, choice.left)
+
+    def _check_look_ups(self, call: tuple[Any, Any], expected: Any) -> None:
+        """Module by module, with look-ups in their places, the model gives what it gave.
+
+        Raises:
+            UntraceableError: When it gives something else each time, whoever looks up.
+            RecsysError: When look-ups give other rows.
+        """
+        with torch.no_grad():
+            off = _off(self.module(*call[0], **call[1]), expected)
+            if off <= 1:
+                return
+            with playing(self.switch, Recording()):
+                again = _off(self.module(*call[0], **call[1]), expected)
+        if not again <= 1:
+            raise UntraceableError("it gives something else each time")
+        raise RecsysError(
+            f"look-ups give other rows than its modules: scores are off by {off:.2g} times what is allowed"
+        )
 
     def _groups(self, parts: Cut, calls: Sequence[Call], leaves: Sequence[Tensor]) -> list[Group]:
         with torch.no_grad():
@@ -134,16 +154,22 @@ def _off(found: Any, expected: Any) -> float:
     """How far results are off, as a multiple of what they may be."""
     ours: list[Tensor] = []
     theirs: list[Tensor] = []
-    layout(found, "the result", ours), layout(expected, "the result", theirs)
+    try:
+        layout(found, "the result", ours), layout(expected, "the result", theirs)
+    except DataError:  # a KeyedTensor, say, which no graph gives
+        return 0.0
     return max((_apart(one, other) for one, other in zip(ours, theirs, strict=True)), default=0.0)
 
 
 def _apart(one: Tensor, other: Tensor) -> float:
     if one.shape != other.shape:
         return float("inf")
-    if not one.numel():
+    one, other = one.double(), other.double()
+    same = (one == other) | (one.isnan() & other.isnan())  # infinities have no difference
+    if bool(same.all()):
         return 0.0
-    return float((one - other).abs().max()) / (_TOLERANCE * max(1.0, float(other.abs().max())))
+    largest = float(torch.where(other.isfinite(), other, 0).abs().max())
+    return float(torch.where(same, 0, one - other).abs().max()) / (_TOLERANCE * max(1.0, largest))
 
 
 def _check_rows(leaves: Sequence[Tensor], calls: Sequence[Call]) -> None:
