@@ -44,18 +44,23 @@ def solved(shapes: Iterable[Shape], actual: Iterable[Sequence[int]]) -> dict[str
     return found
 
 
-def conditions(program: ExportedProgram) -> tuple[Any, ...]:
+def conditions(program: ExportedProgram, least: int) -> tuple[Any, ...]:
     """What tracing asked of lengths and found true, beside which of them are alike: ``s0 > 10``, ``Mod(s0, 2) = 0``.
 
     A branch that Python did not take is in no graph, so that a graph holds only where these do.
+
+    Args:
+        program: As exported.
+        least: What no length that varies may be below, as tracing took for granted.
     """
     values = (node.meta.get("val") for node in program.graph.nodes if node.op == "placeholder")
     shapes: Iterator[Shape] = (tuple(value.shape) for value in values if isinstance(value, Tensor))
-    symbols = (n for shape in shapes for n in shape if not isinstance(n, int))
-    known = next((symbol.node.shape_env for symbol in symbols), None)
-    if known is None:
+    symbols = [n.node for shape in shapes for n in shape if not isinstance(n, int)]
+    if not symbols:
         return ()
-    found = (guard.expr.xreplace(known.replacements) for guard in known.guards)
+    known = symbols[0].shape_env
+    found = [guard.expr.xreplace(known.replacements) for guard in known.guards]
+    found += [sympy.Ge(symbol.expr, least) for symbol in symbols if least]
     return tuple(dict.fromkeys(one for one in found if one is not sympy.true))
 
 

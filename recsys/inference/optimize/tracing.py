@@ -151,9 +151,8 @@ def trace(model: nn.Module, given: Layout, leaves: Sequence[Tensor], calls: Sequ
         UntraceableError: With the reason.
     """
     outs = [torch.zeros(*call.ask.bags, call.width, dtype=torch.float32) for call in calls]
-    shapes = [[_varying(one.shape) for one in leaves], [_varying(one.shape[:-1]) for one in outs]]
     bare = _Bare(model, given, calls, switch)
-    program, asked = _exported(bare, (list(leaves), outs), shapes)
+    program, asked = _exported(bare, list(leaves), outs)
     signature = program.graph_signature
     if signature.buffers_to_mutate or signature.parameters_to_mutate or signature.user_inputs_to_mutate:
         raise UntraceableError("it changes its weights or its inputs")
@@ -163,27 +162,39 @@ def trace(model: nn.Module, given: Layout, leaves: Sequence[Tensor], calls: Sequ
     return _taken_apart(graph, bare.seen.layout, len(leaves), calls, asked)
 
 
+def _exported(bare: _Bare, leaves: list[Tensor], outs: list[Tensor]) -> tuple[Any, tuple[Any, ...]]:
+    """The program, and what it asked of lengths.
+
+    Torch takes a length that may vary to be neither 0 nor 1, and notes no question about that, but where it is told to
+    be `oblivious` of it. Some models cannot be traced so; torch 2.11 cannot slice a dimension that varies.
+    """
+    tries = ((True, None), (True, 1), (False, None))
+    for oblivious, most in tries:
+        dims = [[_varying(x.shape[:most]) for x in leaves], [_varying(x.shape[:-1][:most]) for x in outs]]
+        try:
+            return _once(bare, (leaves, outs), dims, oblivious)
+        except UntraceableError:
+            raise
+        except RecsysError as error:
+            raise UntraceableError(str(error)) from None
+        except Exception as error:  # torch raises all kinds
+            if not oblivious:
+                raise UntraceableError(f"torch.export refuses it: {said(error)}") from None
+    raise AssertionError
+
+
 def _varying(shape: Sequence[int]) -> dict[int, Any]:
     return {k: Dim.AUTO if n > 1 else Dim.STATIC for k, n in enumerate(shape)}
 
 
-def _exported(bare: _Bare, inputs: Any, shapes: Any) -> tuple[Any, tuple[Any, ...]]:
-    """The program, and what it asked of lengths."""
-    # Without it torch takes a length that may vary to be neither 0 nor 1, and notes no question about that.
-    noted = fx_config.patch(backed_size_oblivious=True)  # type: ignore[attr-defined]
-    try:
-        with torch.no_grad(), noted, warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            program = torch.export.export(bare, inputs, dynamic_shapes=shapes, strict=False)
-            asked = conditions(program)
-            # What changes tensors in place would be lost where the graph is cut: written without, if need be.
-            return program.run_decompositions({}) if any(map(_mutates, program.graph.nodes)) else program, asked
-    except UntraceableError:
-        raise
-    except RecsysError as error:
-        raise UntraceableError(str(error)) from None
-    except Exception as error:  # torch raises all kinds
-        raise UntraceableError(f"torch.export refuses it: {said(error)}") from None
+def _once(bare: _Bare, inputs: Any, dims: Any, oblivious: bool) -> tuple[Any, tuple[Any, ...]]:
+    noted = fx_config.patch(backed_size_oblivious=oblivious)  # type: ignore[attr-defined]
+    with torch.no_grad(), noted, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        program = torch.export.export(bare, inputs, dynamic_shapes=dims, strict=False)
+        asked = conditions(program, least=0 if oblivious else 2)
+        # What changes tensors in place would be lost where the graph is cut: written without, if need be.
+        return program.run_decompositions({}) if any(map(_mutates, program.graph.nodes)) else program, asked
 
 
 def _mutates(node: Node) -> bool:
