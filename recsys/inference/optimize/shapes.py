@@ -16,7 +16,7 @@ from recsys.inference.network import example
 __all__ = ["Conditions", "Shape", "at", "conditions", "hints", "least", "sizes", "solved"]
 
 _KEPT = 4096
-"""Answers that are kept for each condition."""
+"""Answers that are kept for each set of lengths."""
 Shape = tuple[Any, ...]
 """Sizes that are known, and symbols for those that may vary."""
 
@@ -68,23 +68,30 @@ class Conditions:
     """Whether lengths fit what was asked of them. Answers are kept: to work one out takes some 100 µs."""
 
     def __init__(self, asked: Sequence[Any]) -> None:
-        self._asked = [(one, sorted(one.free_symbols, key=str), dict[tuple[int, ...], bool]()) for one in asked]
+        self._of: dict[tuple[str, ...], list[Any]] = {}
+        for one in asked:
+            self._of.setdefault(tuple(sorted(map(str, one.free_symbols))), []).append(one)
+        self._known: dict[tuple[str, ...], dict[tuple[int, ...], bool]] = {names: {} for names in self._of}
 
     def hold(self, lengths: Mapping[str, int]) -> bool:
         """Whether all do; one of a length that is not given does not."""
-        return all(self._holds(one, symbols, known, lengths) for one, symbols, known in self._asked)
+        return all(self._hold(names, lengths) for names in self._of)
 
-    def _holds(
-        self, one: Any, symbols: list[Any], known: dict[tuple[int, ...], bool], lengths: Mapping[str, int]
-    ) -> bool:
-        if not all(str(symbol) in lengths for symbol in symbols):
+    def _hold(self, names: tuple[str, ...], lengths: Mapping[str, int]) -> bool:
+        """Whether those do that are about these lengths."""
+        if not all(name in lengths for name in names):
             return False
-        key = tuple(lengths[str(symbol)] for symbol in symbols)
-        if key not in known:
+        key, known = tuple(lengths[name] for name in names), self._known[names]
+        found = known.get(key)
+        if found is None:
             if len(known) >= _KEPT:
                 known.clear()
-            known[key] = one.subs(dict(zip(symbols, key, strict=True))) is sympy.true
-        return known[key]
+            found = known[key] = all(_true(one, lengths) for one in self._of[names])
+        return found
+
+
+def _true(one: Any, lengths: Mapping[str, int]) -> bool:
+    return one.subs({symbol: lengths[str(symbol)] for symbol in one.free_symbols}) is sympy.true
 
 
 def hints(shape: Shape) -> list[int]:
