@@ -16,6 +16,7 @@ from recsys.serving.body import HungUpError, check_headers, read
 from recsys.serving.metrics import Metrics
 from recsys.serving.model import Model, to_bytes
 from recsys.serving.refusals import Refused, closest, shown
+from recsys.serving.unread import expected, here, linger
 from recsys.serving.work import Work
 
 __all__ = ["Service", "make_app"]
@@ -29,6 +30,7 @@ class Service:
 
     Attributes:
         running: Requests that are not answered yet.
+        reading: Those of them whose body has not come.
         draining: Whether the server is shutting down: what runs is finished, and nothing new is computed.
     """
 
@@ -36,7 +38,7 @@ class Service:
         self.model = model
         self.metrics = Metrics(lambda: model.session.counts)
         self.work = Work(threads)
-        self.running, self.draining = 0, False
+        self.running, self.reading, self.draining = 0, 0, False
         model.seen = self.metrics.rows
 
     async def live(self) -> Response:
@@ -78,7 +80,11 @@ class Service:
         if self.draining:
             raise Refused(503, "the server is shutting down: ask another one")
         check_headers(request.headers, self.model.limits)
-        body = await read(request.receive, self.model.limits)
+        self.reading += 1
+        try:
+            body = await read(request.receive, self.model.limits)
+        finally:
+            self.reading -= 1
         return Response(await self.work.run(answer, body), media_type="application/json")
 
     def _check_name(self, name: str) -> None:
@@ -146,7 +152,7 @@ async def _mistake(request: Request, error: Exception) -> Response:
 
 
 class _Meter:
-    """Counts requests, by route and status, and those that run."""
+    """Counts requests, by route and status, and those that run; closes where a body was answered before it had come."""
 
     def __init__(self, app: ASGIApp, service: Service) -> None:
         self.app, self.service = app, service
@@ -155,18 +161,33 @@ class _Meter:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        status, start = 500, time.perf_counter()
+        status, start, closes = 500, time.perf_counter(), False
+        unread = expected(scope["headers"])
+
+        async def receiving() -> Message:
+            nonlocal unread
+            message = await receive()
+            unread = message.get("more_body", False)
+            return message
 
         async def sending(message: Message) -> None:
-            nonlocal status
+            nonlocal status, closes
             if message["type"] == "http.response.start":
                 status = message["status"]
+                closes = unread and not await here(scope["headers"], receive)
+                if closes:
+                    message = {**message, "headers": [*message["headers"], (b"connection", b"close")]}
+            elif closes:  # all of the answer, but not its end, at which the connection is closed
+                message = {**message, "more_body": True}
             await send(message)
 
         self.service.running += 1
         try:
-            await self.app(scope, receive, sending)
+            await self.app(scope, receiving, sending)
         finally:
             self.service.running -= 1
             route = getattr(scope.get("route"), "path", "other")
             self.service.metrics.request(route, status, time.perf_counter() - start)
+        if closes:
+            await linger(receive)
+            await send({"type": "http.response.body", "body": b""})

@@ -49,19 +49,17 @@ async def read(receive: Receive, limits: Limits) -> bytes:
         Refused: 413 as soon as too much has come, 408 when it takes too long.
         HungUpError: When the client goes away.
     """
-    message = await receive()  # small bodies have come with the headers: no timer for them
-    if message["type"] == "http.request" and not message.get("more_body", False):
-        return _checked(message.get("body", b""), limits)
     try:
         async with asyncio.timeout(limits.seconds):
-            return await _rest(message, receive, limits)
+            return await _parts(receive, limits)
     except TimeoutError:
         raise Refused(408, f"the body was not complete after {limits.seconds:g} seconds") from None
 
 
-async def _rest(message: MutableMapping[str, Any], receive: Receive, limits: Limits) -> bytes:
+async def _parts(receive: Receive, limits: Limits) -> bytes:
     parts, size = [], 0
     while True:
+        message = await receive()
         if message["type"] != "http.request":
             raise HungUpError
         part = message.get("body", b"")
@@ -71,13 +69,6 @@ async def _rest(message: MutableMapping[str, Any], receive: Receive, limits: Lim
         parts.append(part)
         if not message.get("more_body", False):
             return b"".join(parts)
-        message = await receive()
-
-
-def _checked(body: bytes, limits: Limits) -> bytes:
-    if len(body) > limits.max_bytes:
-        raise _too_long(limits)
-    return body
 
 
 def _no_number(word: str) -> NoReturn:
