@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable
 from typing import Any
@@ -113,6 +114,8 @@ def make_app(service: Service) -> FastAPI:
         app.add_api_route(
             path, endpoint, methods=[method], response_class=Response, openapi_extra=body if example else None
         )
+        if method == "GET":  # a route of its own, for documents would have both under one name
+            app.add_api_route(path, endpoint, methods=["HEAD"], include_in_schema=False)
     app.add_exception_handler(Refused, _refused)
     app.add_exception_handler(HTTPException, _not_found)
     app.add_exception_handler(HungUpError, _hung_up)
@@ -133,8 +136,11 @@ async def _not_found(request: Request, error: Exception) -> Response:
     """A path or a method that is not here, as the router says it."""
     assert isinstance(error, HTTPException)
     path, method = shown(request.url.path), request.method
+    absent = f"no such path as {path}: /docs lists them"
+    if re.match(r"/v2/models/[^/]+/versions(/|$)", request.url.path):
+        absent = "this server has no versions: leave out /versions and what follows it, up to /ready or /infer"
     told = {
-        404: f"no such path as {path}: /docs lists them",
+        404: absent,
         405: f"{path} does not take {method}: /docs says what",
     }
     answer = _json({"error": told.get(error.status_code, str(error.detail))}, error.status_code)

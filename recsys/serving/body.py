@@ -31,7 +31,7 @@ def check_headers(headers: Mapping[str, str], limits: Limits) -> None:
     charset = parameters.lower().replace(" ", "").replace('"', "").partition("charset=")[2]
     if charset.partition(";")[0] not in ("", "utf-8", "utf8"):
         raise Refused(415, f"expected JSON in UTF-8, got charset {shown(charset)}")
-    if headers.get("content-encoding", "identity").lower() != "identity":
+    if headers.get("content-encoding", "").lower() not in ("", "identity"):
         raise Refused(415, f"expected a body as it is, got Content-Encoding: {shown(headers['content-encoding'])}")
     length = headers.get("content-length", "")
     if length.isdecimal() and (len(length) > 18 or int(length) > limits.max_bytes):

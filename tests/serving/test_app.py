@@ -28,6 +28,14 @@ def test_health(client: Client) -> None:
     assert client.get("/v2/models/toy/ready").json == {"name": "toy", "ready": True}
 
 
+@pytest.mark.parametrize(
+    "path", ["/v2/health/live", "/v2/health/ready", "/v2", "/v2/models/toy", "/v2/models/toy/ready"]
+)
+def test_head_is_answered_as_get_is(client: Client, path: str) -> None:
+    assert client.ask("HEAD", path).status == 200
+    assert client.ask("HEAD", path).headers == client.get(path).headers
+
+
 def test_a_server_that_shuts_down_is_alive_but_not_ready(client: Client, service: Service) -> None:
     service.draining = True
     try:
