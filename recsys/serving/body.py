@@ -75,14 +75,24 @@ def _no_number(word: str) -> NoReturn:
     raise Refused(400, f"{word} is no JSON: leave out what is missing, or send null")
 
 
-_DECODER = json.JSONDecoder(parse_constant=_no_number)
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object whose keys differ: readers disagree on which of two counts. Costs 2 % of a ranking of 100."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        seen = set[str]()
+        twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+        raise Refused(400, f"`{shown(twice)}` stands twice in one object")
+    return found
+
+
+_DECODER = json.JSONDecoder(parse_constant=_no_number, object_pairs_hook=_once)
 
 
 def parse(body: bytes) -> dict[str, Any]:
     """The object that a body holds.
 
     Raises:
-        Refused: 400 for what is no JSON, 422 for JSON that is no object.
+        Refused: 400 for what is no JSON or names a key twice, 422 for JSON that is no object.
     """
     try:
         found = _DECODER.decode(body.decode())

@@ -1,7 +1,8 @@
 """What is answered to a request that cannot be served, always as ``{"error": "one sentence"}``.
 
     status  when
-    400     the body is no JSON: not UTF-8, broken, nested too deep, a number of thousands of digits, NaN or Infinity
+    400     the body is no JSON: not UTF-8, broken, nested too deep, a number of thousands of digits, NaN or Infinity,
+            or an object has a key twice
     404     a path, or a model's name, that is not here; the nearest one is named
     405     another method than the path takes
     408     the body did not come within `Limits.seconds`, or before it the headers

@@ -32,6 +32,8 @@ def item(**changes: Any) -> dict[str, Any]:
         (b'{"k": NaN}', 400, "NaN is no JSON"),
         (b'{"k": -Infinity}', 400, "-Infinity is no JSON"),
         (b'{"k": ' + b"9" * 5000 + b"}", 400, "the body is no JSON"),
+        (b'{"k": 1, "user": {"a": 1, "b": 2, "b": 2}}', 400, "`b` stands twice in one object"),
+        (b"{%s}" % b",".join(b'"%d":0' % min(k, 15_000) for k in range(15_002)), 400, "`15000` stands twice"),
         (b"[]", 422, "expected a JSON object, got a list"),
         (b"null", 422, "expected a JSON object"),
         (b'"text"', 422, "expected a JSON object, got a str"),
