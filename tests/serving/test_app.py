@@ -15,7 +15,7 @@ from recsys.inference.session import InferenceSession
 from recsys.serving.app import Service
 from recsys.serving.limits import Limits
 from recsys.serving.unread import LINGER_BYTES
-from recsys.serving.work import SMALL, Work
+from recsys.serving.work import FEW, SMALL, Work
 from tests.serving.asgi import JSON, Client
 from tests.serving.conftest import LIMITS
 from tests.serving.test_infer import INFER, tensor
@@ -190,10 +190,11 @@ def test_only_small_bodies_after_a_quick_one_are_answered_on_the_loop() -> None:
     def quickly(body: bytes) -> bytes:
         return threading.current_thread().name.encode()
 
-    def where(answer: object, size: int = 1) -> bool:
-        return loop.run_until_complete(work.run(answer, b"x" * size)).decode() == here  # type: ignore[arg-type]
+    def where(answer: object, size: int = 1, what: bytes = b"x") -> bool:
+        return loop.run_until_complete(work.run(answer, what * size)).decode() == here  # type: ignore[arg-type]
 
     assert [where(quickly), where(quickly), where(quickly, SMALL + 1)] == [False, True, False]
+    assert [where(quickly, FEW, b","), where(quickly, FEW + 1, b",")] == [True, False]
     assert [where(slowly), where(slowly), where(quickly), where(quickly)] == [True, False, False, True]
     loop.close()
     work.close()
