@@ -100,7 +100,7 @@ def _json(answer: Any, status: int = 200) -> Response:
 def make_app(service: Service) -> FastAPI:
     """The application; `recsys.serving.server` runs it, and a test calls it in-process."""
     app = FastAPI(title=f"recsys: {service.model.name}", version=__version__, redirect_slashes=False)
-    for method, path, endpoint, example in (
+    routes: tuple[tuple[str, str, Callable[..., Any], Any], ...] = (
         ("GET", "/v2/health/live", service.live, None),
         ("GET", "/v2/health/ready", service.ready, None),
         ("GET", "/v2", service.server, None),
@@ -109,12 +109,14 @@ def make_app(service: Service) -> FastAPI:
         ("POST", "/v2/models/{name}/infer", service.infer, {"inputs": [_TENSOR]}),
         ("POST", "/rank", service.rank, {"user": {}, "candidates": [{}], "k": 10}),
         ("GET", "/metrics", service.told, None),
-    ):
+    )
+    for method, path, endpoint, example in routes:
         body = {"requestBody": {"required": True, "content": {"application/json": {"example": example}}}}
         app.add_api_route(
             path, endpoint, methods=[method], response_class=Response, openapi_extra=body if example else None
         )
-        if method == "GET":  # a route of its own, for documents would have both under one name
+    for method, path, endpoint, _ in routes:  # apart, for the documents, and last, for routes are tried in turn
+        if method == "GET":
             app.add_api_route(path, endpoint, methods=["HEAD"], include_in_schema=False)
     app.add_exception_handler(Refused, _refused)
     app.add_exception_handler(HTTPException, _not_found)
