@@ -76,7 +76,8 @@ class _Bounded(HttpToolsProtocol):
     def shutdown(self) -> None:
         """Uvicorn's, but a request whose body has not come is not waited for."""
         if self._answers() and self.cycle.more_body:
-            self._refuse(503, "the server is shutting down: ask another one", not self.cycle.response_started)
+            told = not self.cycle.response_started and not self.pipeline
+            self._refuse(503, "the server is shutting down: ask another one", told)
         else:
             super().shutdown()
 
