@@ -191,6 +191,9 @@ def test_sigterm_does_not_wait_for_a_body_that_has_not_come(run: Path) -> None:
             other.sendall(CHUNKED + b"1\r\n{\r\n")
             half.sendall(HEALTH[:9])
             time.sleep(0.2)
+            with connect(address) as last:  # once it is answered, the others have been read
+                last.sendall(HEALTH)
+                assert answer(last).endswith(ALIVE)
             process.send_signal(signal.SIGTERM)
             assert process.wait(15) == 0
             for client in (one, other):
