@@ -113,7 +113,7 @@ def closed(address: Address, case: Case, clients: int, requests: int, seconds: f
     turn, until, took = itertools.count(), start + seconds, list[float]()
 
     def client(connection: Connection) -> None:
-        while (k := next(turn)) < requests and (sent := time.perf_counter()) < until:
+        while (k := next(turn)) < requests and ((sent := time.perf_counter()) < until or k == 0):
             connection.ask(case.path, case.bodies[k % len(case.bodies)])
             took.append(time.perf_counter() - sent)
 
@@ -122,14 +122,17 @@ def closed(address: Address, case: Case, clients: int, requests: int, seconds: f
 
 
 def opened(address: Address, case: Case, rate: float, requests: int, seconds: float) -> Row:
-    """Requests that are due at random times, `rate` a second; what is not sent in twice `seconds` is counted."""
+    """Requests that are due at random times, `rate` a second; what is not sent in twice `seconds` is counted.
+
+    The first is due at once: at a low rate there might be none otherwise.
+    """
     due = np.cumsum(np.random.default_rng(1).exponential(1 / rate, requests))
-    due = due[due < seconds]
+    due = (due - due[0])[due - due[0] < seconds]
     start = time.perf_counter() + 0.05
     turn, took = itertools.count(), list[float]()
 
     def client(connection: Connection) -> None:
-        while (k := next(turn)) < len(due) and time.perf_counter() < start + 2 * seconds:
+        while (k := next(turn)) < len(due) and (k == 0 or time.perf_counter() < start + 2 * seconds):
             wait = start + due[k] - time.perf_counter()
             if wait > 0:
                 time.sleep(wait)

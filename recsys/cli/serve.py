@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
+from urllib.parse import quote
 
 import tyro
 
@@ -17,6 +18,8 @@ from recsys.serving.limits import Limits
 __all__ = ["main"]
 
 LIMITS = Limits()
+_PLAIN = "!$&'()*+,;=:@"
+"""What a part of a URL's path may have beside letters, digits and -._~ (RFC 3986, pchar)."""
 
 
 def main(argv: Sequence[str]) -> Result:
@@ -42,7 +45,7 @@ def command(
         run: Folder of a trained model or of an export.
         host: Address to listen on; 0.0.0.0 for all that this machine has.
         port: Port to listen on; 0 for any that is free.
-        name: The model's name in paths and answers; by default the folder's.
+        name: The model's name in paths and answers, without what a URL must quote; by default the folder's.
         plan: File of a plan of look-ups; by default the model's own.
         backend: What runs the network; by default what was measured fastest here.
         precision: Of the network's matrix products.
@@ -57,8 +60,8 @@ def command(
     from recsys.inference.session import session
 
     called = name or run.resolve().name
-    if "/" in called or not called.isprintable():
-        raise ConfigError(f"expected a name that can stand in a path, without a slash, got {called!r}")
+    if called in ("", ".", "..") or quote(called, safe=_PLAIN) != called:
+        raise ConfigError(f"expected a --name that can stand in a URL as it is, such as ctr-2, got {called!r}")
     with bind(host, port) as at:  # before the model, which may take a while to open
         opened = session(run, plan, backend, precision, threads=threads, storage=storage)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable
 from typing import Any
@@ -16,6 +17,7 @@ from recsys.serving.body import HungUpError, check_headers, read
 from recsys.serving.metrics import Metrics
 from recsys.serving.model import Model, to_bytes
 from recsys.serving.refusals import Refused, closest, shown
+from recsys.serving.unread import expected, here, linger
 from recsys.serving.work import Work
 
 __all__ = ["Service", "make_app"]
@@ -29,6 +31,7 @@ class Service:
 
     Attributes:
         running: Requests that are not answered yet.
+        reading: Those of them whose body has not come.
         draining: Whether the server is shutting down: what runs is finished, and nothing new is computed.
     """
 
@@ -36,7 +39,7 @@ class Service:
         self.model = model
         self.metrics = Metrics(lambda: model.session.counts)
         self.work = Work(threads)
-        self.running, self.draining = 0, False
+        self.running, self.reading, self.draining = 0, 0, False
         model.seen = self.metrics.rows
 
     async def live(self) -> Response:
@@ -78,7 +81,11 @@ class Service:
         if self.draining:
             raise Refused(503, "the server is shutting down: ask another one")
         check_headers(request.headers, self.model.limits)
-        body = await read(request.receive, self.model.limits)
+        self.reading += 1
+        try:
+            body = await read(request.receive, self.model.limits)
+        finally:
+            self.reading -= 1
         return Response(await self.work.run(answer, body), media_type="application/json")
 
     def _check_name(self, name: str) -> None:
@@ -93,7 +100,7 @@ def _json(answer: Any, status: int = 200) -> Response:
 def make_app(service: Service) -> FastAPI:
     """The application; `recsys.serving.server` runs it, and a test calls it in-process."""
     app = FastAPI(title=f"recsys: {service.model.name}", version=__version__, redirect_slashes=False)
-    for method, path, endpoint, example in (
+    routes: tuple[tuple[str, str, Callable[..., Any], Any], ...] = (
         ("GET", "/v2/health/live", service.live, None),
         ("GET", "/v2/health/ready", service.ready, None),
         ("GET", "/v2", service.server, None),
@@ -102,11 +109,15 @@ def make_app(service: Service) -> FastAPI:
         ("POST", "/v2/models/{name}/infer", service.infer, {"inputs": [_TENSOR]}),
         ("POST", "/rank", service.rank, {"user": {}, "candidates": [{}], "k": 10}),
         ("GET", "/metrics", service.told, None),
-    ):
+    )
+    for method, path, endpoint, example in routes:
         body = {"requestBody": {"required": True, "content": {"application/json": {"example": example}}}}
         app.add_api_route(
             path, endpoint, methods=[method], response_class=Response, openapi_extra=body if example else None
         )
+    for method, path, endpoint, _ in routes:  # apart, for the documents, and last, for routes are tried in turn
+        if method == "GET":
+            app.add_api_route(path, endpoint, methods=["HEAD"], include_in_schema=False)
     app.add_exception_handler(Refused, _refused)
     app.add_exception_handler(HTTPException, _not_found)
     app.add_exception_handler(HungUpError, _hung_up)
@@ -127,8 +138,11 @@ async def _not_found(request: Request, error: Exception) -> Response:
     """A path or a method that is not here, as the router says it."""
     assert isinstance(error, HTTPException)
     path, method = shown(request.url.path), request.method
+    absent = f"no such path as {path}: /docs lists them"
+    if re.match(r"/v2/models/[^/]+/versions(/|$)", request.url.path):
+        absent = "this server has no versions: leave out /versions and what follows it, up to /ready or /infer"
     told = {
-        404: f"no such path as {path}: /docs lists them",
+        404: absent,
         405: f"{path} does not take {method}: /docs says what",
     }
     answer = _json({"error": told.get(error.status_code, str(error.detail))}, error.status_code)
@@ -146,7 +160,7 @@ async def _mistake(request: Request, error: Exception) -> Response:
 
 
 class _Meter:
-    """Counts requests, by route and status, and those that run."""
+    """Counts requests, by route and status, and those that run; closes where a body was answered before it had come."""
 
     def __init__(self, app: ASGIApp, service: Service) -> None:
         self.app, self.service = app, service
@@ -155,18 +169,33 @@ class _Meter:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        status, start = 500, time.perf_counter()
+        status, start, closes = 500, time.perf_counter(), False
+        unread = expected(scope["headers"])
+
+        async def receiving() -> Message:
+            nonlocal unread
+            message = await receive()
+            unread = message.get("more_body", False)
+            return message
 
         async def sending(message: Message) -> None:
-            nonlocal status
+            nonlocal status, closes
             if message["type"] == "http.response.start":
                 status = message["status"]
+                closes = unread and not await here(scope["headers"], receive)
+                if closes:
+                    message = {**message, "headers": [*message["headers"], (b"connection", b"close")]}
+            elif closes:  # all of the answer, but not its end, at which the connection is closed
+                message = {**message, "more_body": True}
             await send(message)
 
         self.service.running += 1
         try:
-            await self.app(scope, receive, sending)
+            await self.app(scope, receiving, sending)
         finally:
             self.service.running -= 1
             route = getattr(scope.get("route"), "path", "other")
             self.service.metrics.request(route, status, time.perf_counter() - start)
+        if closes:
+            await linger(receive)
+            await send({"type": "http.response.body", "body": b""})

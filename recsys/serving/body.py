@@ -31,7 +31,7 @@ def check_headers(headers: Mapping[str, str], limits: Limits) -> None:
     charset = parameters.lower().replace(" ", "").replace('"', "").partition("charset=")[2]
     if charset.partition(";")[0] not in ("", "utf-8", "utf8"):
         raise Refused(415, f"expected JSON in UTF-8, got charset {shown(charset)}")
-    if headers.get("content-encoding", "identity").lower() != "identity":
+    if headers.get("content-encoding", "").lower() not in ("", "identity"):
         raise Refused(415, f"expected a body as it is, got Content-Encoding: {shown(headers['content-encoding'])}")
     length = headers.get("content-length", "")
     if length.isdecimal() and (len(length) > 18 or int(length) > limits.max_bytes):
@@ -49,19 +49,17 @@ async def read(receive: Receive, limits: Limits) -> bytes:
         Refused: 413 as soon as too much has come, 408 when it takes too long.
         HungUpError: When the client goes away.
     """
-    message = await receive()  # small bodies have come with the headers: no timer for them
-    if message["type"] == "http.request" and not message.get("more_body", False):
-        return _checked(message.get("body", b""), limits)
     try:
         async with asyncio.timeout(limits.seconds):
-            return await _rest(message, receive, limits)
+            return await _parts(receive, limits)
     except TimeoutError:
         raise Refused(408, f"the body was not complete after {limits.seconds:g} seconds") from None
 
 
-async def _rest(message: MutableMapping[str, Any], receive: Receive, limits: Limits) -> bytes:
+async def _parts(receive: Receive, limits: Limits) -> bytes:
     parts, size = [], 0
     while True:
+        message = await receive()
         if message["type"] != "http.request":
             raise HungUpError
         part = message.get("body", b"")
@@ -71,27 +69,30 @@ async def _rest(message: MutableMapping[str, Any], receive: Receive, limits: Lim
         parts.append(part)
         if not message.get("more_body", False):
             return b"".join(parts)
-        message = await receive()
-
-
-def _checked(body: bytes, limits: Limits) -> bytes:
-    if len(body) > limits.max_bytes:
-        raise _too_long(limits)
-    return body
 
 
 def _no_number(word: str) -> NoReturn:
     raise Refused(400, f"{word} is no JSON: leave out what is missing, or send null")
 
 
-_DECODER = json.JSONDecoder(parse_constant=_no_number)
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object whose keys differ: readers disagree on which of two counts. Costs 2 % of a ranking of 100."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        seen = set[str]()
+        twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+        raise Refused(400, f"`{shown(twice)}` stands twice in one object")
+    return found
+
+
+_DECODER = json.JSONDecoder(parse_constant=_no_number, object_pairs_hook=_once)
 
 
 def parse(body: bytes) -> dict[str, Any]:
     """The object that a body holds.
 
     Raises:
-        Refused: 400 for what is no JSON, 422 for JSON that is no object.
+        Refused: 400 for what is no JSON or names a key twice, 422 for JSON that is no object.
     """
     try:
         found = _DECODER.decode(body.decode())

@@ -19,4 +19,4 @@ class Limits(Config):
     max_values: int = Field(4_000_000, ge=1)
     """Values of a ranking, each item of a list one; the user's context counts once for every candidate."""
     seconds: float = Field(10.0, gt=0)
-    """How long a body may take to arrive."""
+    """How long headers may take to arrive, and then a body."""

@@ -19,11 +19,12 @@ from recsys.inference.session import InferenceSession
 from recsys.serving.app import Service, make_app
 from recsys.serving.limits import Limits
 from recsys.serving.model import Model
+from recsys.serving.protocol import bounded
 
 __all__ = ["bind", "serve"]
 
-LONGEST = 30.0
-"""Seconds that running requests are given once the server is told to stop."""
+LONGEST = 25.0
+"""Seconds that running requests are given once the server is told to stop; who tells it often kills it after 30."""
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -44,9 +45,13 @@ def bind(host: str, port: int) -> socket.socket:
             found.close()
             raise
     except (OSError, UnicodeError) as error:
-        why = getattr(error, "strerror", None) or error
-        raise ConfigError(f"cannot serve on {host}, port {port}: {why}; choose another --host or --port") from None
+        raise _cannot(host, port, error) from None
     return found
+
+
+def _cannot(host: str, port: int, error: Exception) -> ConfigError:
+    why = getattr(error, "strerror", None) or error
+    return ConfigError(f"cannot serve on {host}, port {port}: {why}; choose another --host or --port")
 
 
 def serve(
@@ -60,6 +65,9 @@ def serve(
         at: From `bind`.
         limits: Of a request.
         ready: Called with the address once requests are served.
+
+    Raises:
+        ConfigError: When another process has come to listen at the address meanwhile.
     """
     disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for each, which the text format has no name for
     try:
@@ -75,6 +83,7 @@ def _serve(model: Model, session: InferenceSession, at: socket.socket, ready: Ca
     session.counts = Counts()  # what was met so far was no request
     config = uvicorn.Config(
         make_app(service),
+        http=bounded(model.limits),
         lifespan="off",
         ws="none",
         proxy_headers=False,
@@ -84,8 +93,10 @@ def _serve(model: Model, session: InferenceSession, at: socket.socket, ready: Ca
         timeout_keep_alive=60,
         timeout_graceful_shutdown=1,
     )
-    _Server(config, service, ready).run(sockets=[at])
-    service.work.close()
+    try:
+        _Server(config, service, ready).run(sockets=[at])
+    finally:
+        service.work.close()
     return service
 
 
@@ -97,8 +108,11 @@ class _Server(uvicorn.Server):
         self._service, self._ready, self._deadline = service, ready, float("inf")
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
         host, port = (sockets or [])[0].getsockname()[:2]
+        try:
+            await super().startup(sockets)
+        except OSError as error:  # two may bind an address while neither listens
+            raise _cannot(host, port, error) from None
         self._ready(f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}")
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
@@ -109,6 +123,7 @@ class _Server(uvicorn.Server):
         self._deadline = time.monotonic() + LONGEST
 
     async def on_tick(self, counter: int) -> bool:
-        if self._service.draining and (not self._service.running or time.monotonic() > self._deadline):
+        late = time.monotonic() > self._deadline
+        if self._service.draining and (late or self._service.running == self._service.reading):
             self.should_exit = True
         return await super().on_tick(counter)

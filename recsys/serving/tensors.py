@@ -77,6 +77,7 @@ def ask(found: dict[str, Any], columns: Mapping[str, Column], tasks: Sequence[st
         Refused: 422 or 413; see `recsys.serving.refusals`.
     """
     check_keys(found, ("inputs",), ("id", "parameters", "outputs"), "the request")
+    _check_parameters(found, "the request")
     name, inputs = found.get("id"), found["inputs"]
     if name is not None and not isinstance(name, str):
         raise Refused(422, f"`id`: expected text, got {shown(name)}")
@@ -92,6 +93,16 @@ def ask(found: dict[str, Any], columns: Mapping[str, Column], tasks: Sequence[st
     return Asked(name, len(tensors[0].values), tensors, _outputs(found.get("outputs"), tasks))
 
 
+def _check_parameters(found: dict[str, Any], where: str) -> None:
+    """They mean nothing here, but nobody shall get JSON who asks for bytes."""
+    parameters = found.get("parameters", {})
+    if not isinstance(parameters, dict):
+        raise Refused(422, f"{where}: `parameters`: expected an object, got {shown(parameters)}")
+    for key in ("binary_data", "binary_data_output", "binary_data_size"):
+        if parameters.get(key, False) is not False:
+            raise Refused(422, f"{where}: `{key}`: binary data is not served: leave it out, and send and take JSON")
+
+
 def _outputs(outputs: Any, tasks: Sequence[str]) -> list[str]:
     if outputs is None:
         return list(tasks)
@@ -99,6 +110,7 @@ def _outputs(outputs: Any, tasks: Sequence[str]) -> list[str]:
         raise Refused(422, "`outputs`: expected a list of objects with a `name`")
     for one in outputs:
         check_keys(one, ("name",), ("parameters",), "an output")
+        _check_parameters(one, "an output")
         name = one["name"]
         if not isinstance(name, str) or name not in tasks:
             raise Refused(422, f"`{shown(name)}` is no output of this model: {closest(str(name)[:60], tasks)}")
@@ -108,6 +120,7 @@ def _outputs(outputs: Any, tasks: Sequence[str]) -> list[str]:
 def _tensor(one: Any, columns: Mapping[str, Column], limits: Limits) -> _Tensor:
     if not isinstance(one, dict):
         raise Refused(422, f"`inputs`: expected objects, got {shown(one)}")
+    _check_parameters(one, "an input")  # first, for binary data comes without `data`
     check_keys(one, ("name", "shape", "datatype", "data"), ("parameters",), "an input")
     name = one["name"]
     if not isinstance(name, str):
@@ -136,6 +149,8 @@ def _shape(shape: Any, column: Column, datatype: str, limits: Limits) -> tuple[i
         raise Refused(422, f"{where}: `shape`: expected one or two integers of 0 or more")
     if shape[0] > limits.max_rows:
         raise Refused(413, f"{where}: more than {limits.max_rows:,} rows: send fewer at a time")
+    if shape[-1] > limits.max_bytes:  # before anything is computed with it, for it may have thousands of digits
+        raise Refused(413, f"{where}: more than {limits.max_bytes:,} values in a row, which no body can hold")
     if len(shape) == 1 and column.listed and not (str in column.kinds and datatype == "BYTES"):
         raise Refused(422, f"{where}: expected shape [n, L], for a row has any number of values; null fills up")
     if len(shape) == 2 and not column.listed and shape[1] != 1:

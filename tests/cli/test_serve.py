@@ -36,7 +36,10 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (["RUN", "--port", "0", "--threads", "0"], "threads of 1 or more"),
         (["RUN", "--port", "0", "--backend", "tpu"], "tpu"),
         (["RUN", "--port", "0", "--limits.max-rows", "0"], "max_rows"),
-        (["RUN", "--port", "0", "--name", "a/b"], "expected a name"),
+        *(
+            (["RUN", "--port", "0", "--name", name], "expected a --name that can stand in a URL as it is")
+            for name in ("a/b", "a?b", "a#b", "a%20b", "a b", "ä", "a\n", "..")
+        ),
     ],
 )
 def test_what_is_wrong_is_one_line(run: Path, words: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -85,6 +88,12 @@ def test_the_benchmark_measures_both_requests_in_three_loops(run: Path, monkeypa
     assert [row["case"] for row in beside] == ["infer", "rank"]
     for row in beside:
         assert row["overhead_p50_us"] == pytest.approx(row["p50_us"] - row["session_p50_us"], abs=0.2)
+
+
+@pytest.mark.parametrize(("rate", "seconds"), [(0.001, 0.1), (300.0, 1e-9)])
+def test_the_benchmark_sends_one_request_however_little_it_may(run: Path, rate: float, seconds: float) -> None:
+    found = measure(run, backend="eager", requests=3, clients=1, rate=rate, seconds=seconds)
+    assert all(row["requests"] >= 1 for row in found["rows"])
 
 
 @pytest.mark.parametrize(

@@ -83,6 +83,8 @@ class Client:
     @staticmethod
     def _messages(parts: Iterator[bytes | None]) -> Iterator[MutableMapping[str, Any] | None]:
         last = next(parts, b"")
+        if last is None:
+            yield None
         for part in parts:
             yield {"type": "http.request", "body": last, "more_body": True}
             if part is None:

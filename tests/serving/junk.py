@@ -41,8 +41,10 @@ WORDS = [
     "label",
 ]
 WORDS += ["shape", "datatype", "data"]
+HUGE = [10**4299, 10**4300 - 1, -(10**4299)]
+"""As many digits as Python reads; more come of any arithmetic."""
 NUMBERS = st.one_of(
-    st.integers(-3, 3), st.integers(), st.sampled_from([2**31, 2**53 + 1, 2**63, -(2**63), 10**30]), st.floats()
+    st.integers(-3, 3), st.integers(), st.sampled_from([2**31, 2**53 + 1, 2**63, -(2**63), 10**30, *HUGE]), st.floats()
 )
 TEXT = st.one_of(st.sampled_from(WORDS), st.text(st.characters(exclude_categories=[]), max_size=20))
 VALUES = st.recursive(
@@ -58,14 +60,19 @@ def places(found: Any, here: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     return [here, *(place for step, inner in steps for place in places(inner, (*here, step)))]
 
 
+def at(found: Any, place: tuple[Any, ...]) -> Any:
+    """What stands at a place."""
+    for step in place:
+        found = found[step]
+    return found
+
+
 def changed(request: Any, place: tuple[Any, ...], how: str, value: Any) -> Any:
     """The request with something else at a place, without it, or with it twice."""
     if not place:
         return value
     found = copy.deepcopy(request)
-    holder = found
-    for step in place[:-1]:
-        holder = holder[step]
+    holder = at(found, place[:-1])
     if how == "drop":
         del holder[place[-1]]
     elif how == "twice" and isinstance(holder, list):
@@ -88,6 +95,7 @@ def requests(draw: st.DrawFn) -> tuple[str, bytes]:
     for _ in range(draw(st.integers(1, 3)) if kind == "changed" else 0):
         place = draw(st.sampled_from(places(found)))
         how = draw(st.sampled_from(["drop", "twice", "rename", "put", "put", "put"]))
-        found = changed(found, place, how, draw(VALUES))
+        number = isinstance(at(found, place), (int, float))
+        found = changed(found, place, how, draw(NUMBERS if number else VALUES))
     body = json.dumps(found).encode()
     return path, body[: draw(st.integers(0, len(body)))] if kind == "cut" else body

@@ -14,7 +14,8 @@ import pytest
 from recsys.inference.session import InferenceSession
 from recsys.serving.app import Service
 from recsys.serving.limits import Limits
-from recsys.serving.work import SMALL, Work
+from recsys.serving.unread import LINGER_BYTES
+from recsys.serving.work import FEW, SMALL, Work
 from tests.serving.asgi import JSON, Client
 from tests.serving.conftest import LIMITS
 from tests.serving.test_infer import INFER, tensor
@@ -25,6 +26,14 @@ def test_health(client: Client) -> None:
     assert client.get("/v2/health/live").json == {"live": True}
     assert client.get("/v2/health/ready").json == {"ready": True}
     assert client.get("/v2/models/toy/ready").json == {"name": "toy", "ready": True}
+
+
+@pytest.mark.parametrize(
+    "path", ["/v2/health/live", "/v2/health/ready", "/v2", "/v2/models/toy", "/v2/models/toy/ready"]
+)
+def test_head_is_answered_as_get_is(client: Client, path: str) -> None:
+    assert client.ask("HEAD", path).status == 200
+    assert client.ask("HEAD", path).headers == client.get(path).headers
 
 
 def test_a_server_that_shuts_down_is_alive_but_not_ready(client: Client, service: Service) -> None:
@@ -105,23 +114,25 @@ def test_a_body_may_come_in_parts(client: Client) -> None:
     assert client.ask("POST", "/rank", parts, JSON).json == client.post("/rank", RANK).json
 
 
-def test_no_more_of_a_body_is_read_than_is_allowed(client: Client) -> None:
+def test_no_more_of_a_body_is_kept_than_is_allowed_and_not_much_more_read(client: Client) -> None:
     read = 0
 
     def parts() -> Iterator[bytes]:
         nonlocal read
         for _ in range(10_000):
-            read += 1
+            read += 10_000
             yield b" " * 10_000
 
     answer = client.ask("POST", "/rank", parts(), JSON)
     assert (answer.status, "more than 200,000 bytes" in answer.error) == (413, True)
-    assert read <= 200_000 / 10_000 + 2
+    assert read <= 200_000 + LINGER_BYTES + 50_000
+    assert answer.headers["connection"] == "close"
 
 
-def test_a_body_that_does_not_come_is_not_waited_for(client: Client) -> None:
+@pytest.mark.parametrize("parts", [[b"{", None], [None]])
+def test_a_body_that_does_not_come_is_not_waited_for(client: Client, parts: list[bytes | None]) -> None:
     start = time.perf_counter()
-    answer = client.ask("POST", "/rank", [b"{", None], JSON)
+    answer = client.ask("POST", "/rank", parts, JSON)
     assert (answer.status, answer.error) == (408, "the body was not complete after 0.2 seconds")
     assert time.perf_counter() - start < 5
 
@@ -179,10 +190,11 @@ def test_only_small_bodies_after_a_quick_one_are_answered_on_the_loop() -> None:
     def quickly(body: bytes) -> bytes:
         return threading.current_thread().name.encode()
 
-    def where(answer: object, size: int = 1) -> bool:
-        return loop.run_until_complete(work.run(answer, b"x" * size)).decode() == here  # type: ignore[arg-type]
+    def where(answer: object, size: int = 1, what: bytes = b"x") -> bool:
+        return loop.run_until_complete(work.run(answer, what * size)).decode() == here  # type: ignore[arg-type]
 
     assert [where(quickly), where(quickly), where(quickly, SMALL + 1)] == [False, True, False]
+    assert [where(quickly, FEW, b","), where(quickly, FEW + 1, b",")] == [True, False]
     assert [where(slowly), where(slowly), where(quickly), where(quickly)] == [True, False, False, True]
     loop.close()
     work.close()

@@ -13,9 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from recsys.errors import ConfigError
-from recsys.serving.server import bind
+from recsys.inference.session import session
+from recsys.serving.limits import Limits
+from recsys.serving.server import bind, serve
 from tests.serving.process import started
 from tests.serving.test_refusals import RANK
 
@@ -110,6 +113,17 @@ def test_an_address_that_cannot_be_had_is_one_sentence() -> None:
         bind("no such host", 0)
     with pytest.raises(ConfigError, match="expected a port of 0"):
         bind("127.0.0.1", 65536)
+
+
+def test_an_address_that_another_takes_meanwhile_is_the_same_sentence(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch, "set_num_threads", lambda threads: None)
+    with bind("127.0.0.1", 0) as mine, bind("127.0.0.1", mine.getsockname()[1]) as other:
+        other.listen()
+        port = mine.getsockname()[1]
+        with pytest.raises(ConfigError, match=rf"cannot serve on 127.0.0.1, port {port}: .*choose another"):
+            serve("toy", session(run, backend="eager"), mine, Limits(), ready=print)
 
 
 @pytest.mark.skipif(not socket.has_ipv6 or not os.path.exists("/proc/net/if_inet6"), reason="needs IPv6")
