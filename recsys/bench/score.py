@@ -12,7 +12,6 @@ All run DCNv2 of the same size over the same file and write labels and scores; o
 
 from __future__ import annotations
 
-import gc
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
@@ -102,7 +101,6 @@ class _Measured:
         self._job, self.most = job, 0
 
     def __call__(self) -> None:
-        gc.collect()
         pa.default_memory_pool().release_unused()
         restart_most_memory()
         before = resident_memory()
