@@ -59,6 +59,8 @@ _MEMBERS = {
 _READ = ("models/model.json", "data/weights/model_weights_config.json", "data/constants/model_constants_config.json")
 _RAW = re.compile(r"data/(weights/weight|constants/tensor)_\d{1,9}")
 _IDENTIFIER = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,199}")
+_CHECKED = re.compile(r"_assert_tensor_metadata(_default)?(_\d{1,9})?")
+"""The name of what has no result."""
 _PART = re.compile(r"[A-Za-z0-9_]{1,200}")
 _TAKEN = frozenset((*keyword.kwlist, *dir(builtins), "self", "torch", "device", "inf", "nan", "NoneType", "pytree"))
 """What the function that torch writes has names for already."""
@@ -389,7 +391,9 @@ def _node(found: Any) -> dict[str, Any]:
     if not node["inputs"]:
         raise RefusedError(f"has `{target}` of nothing")
     name = _out(node) if outputs else found.get("name")
-    return node | {"name": None if name is None else _name(name), "is_hop_single_tensor_return": None}
+    if not outputs and not (name is None or _CHECKED.fullmatch(_of(str, name))):
+        raise RefusedError(f"has name `{_told(name)}`")
+    return node | {"name": name, "is_hop_single_tensor_return": None}
 
 
 def _out(node: Mapping[str, Any]) -> str:
@@ -497,6 +501,8 @@ class _Meta(Interpreter):
     def run_node(self, n: Node) -> Any:
         result = super().run_node(n)
         if n.op == "output":
+            if not all(isinstance(one, Tensor) for one in result):
+                raise RefusedError("gives what is no tensor")
             n.meta["val"] = result
         elif n.op != "placeholder":
             n.meta["val"] = result

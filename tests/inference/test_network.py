@@ -23,11 +23,12 @@ from torch.export import Dim, ExportedProgram
 
 from recsys.errors import CheckpointError
 from recsys.inference import network
+from recsys.inference.scores import score_dtype
 from recsys.inference.trace import trace
 from recsys.models.base import RankingModel
 from tests.dataflow.test_executor import FITTING
-from tests.helpers import batch_of, changed, inputs
-from tests.models.test_models import SCHEMAS, model_of
+from tests.helpers import CLICK, RATING, batch_of, changed, inputs
+from tests.models.test_models import SCHEMAS, VARIANTS, model_of
 
 
 def flat(model: RankingModel, size: int) -> tuple[list[Tensor], Tensor]:
@@ -71,6 +72,21 @@ def test_a_file_holds_the_program_and_nothing_of_where_it_was_made(model: Rankin
     with zipfile.ZipFile(written) as archive:
         assert not any(b"/torch/" in archive.read(name) for name in archive.namelist())
         assert not any(archive.getinfo(n).file_size for n in archive.namelist() if n.endswith(".pt"))
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_every_model_of_two_tasks_comes_back_as_it_was(variant: str, tmp_path: Path) -> None:
+    model = model_of(variant, inputs(tasks=(CLICK, RATING))).eval()
+    program = trace(model)
+    network.write(program, tmp_path / "network.pt2")
+    found = network.read(tmp_path / "network.pt2")
+    network.check(found, model.layout.width, [*model.layout.sequences.values()], 2, score_dtype(model.inputs.tasks))
+    assert network.digest(found) == network.digest(program)
+    told = [
+        [str(node.meta["val"].size()) for node in one.graph.nodes if hasattr(node.meta.get("val"), "size")]
+        for one in (program, found)
+    ]
+    assert told[0] == told[1]
 
 
 def test_another_weight_is_another_digest(model: RankingModel) -> None:
@@ -389,6 +405,20 @@ def test_what_a_program_gives_is_worked_out_and_not_believed(tmp_path: Path) -> 
     found = network.read(altered(path, tmp_path / "evil.pt2", in_graph(lie)))
     with pytest.raises(CheckpointError, match=r"gives \[\(torch.float32, \['length 0', 1\]\)\], expected"):
         network.check(found, 4, [], 2, torch.float32)
+
+
+def test_a_number_given_in_place_of_a_tensor_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "own.pt2"
+    network.write(network.tidied(exported(Own(lambda self, x: x.select(1, 0).unsqueeze(1)))), path)
+
+    def count(graph: dict[str, Any]) -> None:
+        graph_of(graph)["nodes"][-1] = graph_of(graph)["nodes"][-1] | {
+            "target": "torch.ops.aten.sym_size.int",
+            "inputs": graph_of(graph)["nodes"][0]["inputs"][:2],
+        }
+
+    with pytest.raises(CheckpointError, match="gives what is no tensor"):
+        network.read(altered(path, tmp_path / "evil.pt2", in_graph(count)))
 
 
 def test_lengths_that_are_to_be_the_same_must_be() -> None:
