@@ -507,7 +507,13 @@ class _Meta(Interpreter):
         elif n.op != "placeholder":
             n.meta["val"] = result
             _check_size(n, result)
+            if n.target is torch.ops.aten.index_put_.default and not all(map(_is_fixed, n.all_input_nodes)):
+                raise RefusedError("has operators that fit some lengths only")  # torch does not compare these lengths
         return result
+
+
+def _is_fixed(node: Node) -> bool:
+    return all(isinstance(n, int) for n in node.meta["val"].shape)
 
 
 def _check_size(node: Node, value: Any) -> None:

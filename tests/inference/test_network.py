@@ -453,6 +453,18 @@ def test_only_zeros_of_its_own_are_written_to(tmp_path: Path, target: str) -> No
         network.read(altered(path, tmp_path / "evil.pt2", in_graph(swap)))
 
 
+def test_what_is_written_has_the_same_length_always(tmp_path: Path) -> None:
+    def fill(self: Own, x: Tensor) -> Tensor:
+        made = x.new_zeros(4)
+        made[self.at] = x[:, 0]
+        return x * made
+
+    path = tmp_path / "own.pt2"
+    network.write(network.tidied(exported(Own(fill, at=torch.tensor([0, 1, 2])))), path)
+    with pytest.raises(CheckpointError, match="some lengths only"):
+        network.read(path)
+
+
 def test_an_input_given_back_is_refused(written: Path, tmp_path: Path) -> None:
     def give(graph: dict[str, Any]) -> None:
         graph_of(graph)["outputs"] = [{"as_tensor": {"name": "x"}}]
