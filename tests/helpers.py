@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Sequence
 from itertools import accumulate, pairwise
@@ -128,3 +129,20 @@ def tidy(value: str | None) -> str | None:
     whole_number = dot and re.fullmatch("-?[0-9]+", number) and re.fullmatch("0+", zeros)
     found = number if whole_number else text
     return "0" if found == "-0" else found
+
+
+def changed(value: Any, data: st.DataObject, replacements: st.SearchStrategy[Any]) -> Any:
+    """A copy of a JSON value, one place of which is another value or away."""
+    value = copy.deepcopy(value)
+    inner: Any = value
+    while True:
+        keys = list(inner) if isinstance(inner, dict) else list(range(len(inner)))
+        key = data.draw(st.sampled_from(keys))
+        if not isinstance(inner[key], dict | list) or not inner[key] or data.draw(st.integers(0, 9)) == 0:
+            break
+        inner = inner[key]
+    if data.draw(st.integers(0, 4)) == 0:
+        del inner[key]
+    else:
+        inner[key] = data.draw(replacements)
+    return value

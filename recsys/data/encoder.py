@@ -14,12 +14,12 @@ from torch import Tensor
 
 from recsys.data.batch import Batch, JaggedIds
 from recsys.data.collisions import Shares
-from recsys.data.columns import groups, transformed, values
+from recsys.data.columns import Floats, groups, transformed, values
 from recsys.data.columns import labels as _labels
 from recsys.data.fitting import Fitted, Normaliser, fit, target_name
 from recsys.data.hashing import hash_row, hash_rows
 from recsys.data.inputs import Counts, IdInput, Inputs, Task
-from recsys.data.schema import Hashing, IdFeature, Label, Numeric, Schema, Side, part_name
+from recsys.data.schema import Bucketed, Hashing, IdFeature, Label, Numeric, Quantiles, Schema, Side, part_name
 from recsys.data.values import Ints, dictionary
 from recsys.data.vocabulary import Vocabulary
 from recsys.errors import CheckpointError
@@ -181,19 +181,47 @@ class Encoder:
             SchemaError: When the schema does not hold together.
             CheckpointError: When the state does not belong to the schema.
         """
-        schema = Schema.parse(state.get("schema", {}), where)
+        schema = Schema.parse(state.get("schema", {}) if isinstance(state, Mapping) else state, where)
         try:
-            fitted = Fitted(
-                normalisers={name: Normaliser(*map(float, three)) for name, three in state["normalisers"].items()},
-                vocabularies={name: Vocabulary(texts) for name, texts in state["vocabularies"].items()},
-                edges={name: np.asarray(edges, dtype=np.float64) for name, edges in state.get("edges", {}).items()},
-                shares={name: Shares(int(n), float(share)) for name, (n, share) in state.get("shares", {}).items()},
-            )
-            encoder = cls(schema, fitted)
-            _ = encoder.inputs, [fitted.normalisers[feature.name] for feature in schema.numeric]
-        except (KeyError, TypeError, ValueError, pa.ArrowException) as error:
+            encoder = cls(schema, _fitted(state))
+            _ = encoder.inputs, [encoder.fitted.normalisers[feature.name] for feature in schema.numeric]
+            _check_edges(schema, encoder.fitted.edges)
+        except (KeyError, TypeError, ValueError, OverflowError, pa.ArrowException) as error:
             raise CheckpointError(f"{where}: the encoder's state does not fit its schema: {error!r}") from None
         return encoder
+
+
+def _fitted(state: Mapping[str, Any]) -> Fitted:
+    normalisers, vocabularies = _mapping(state["normalisers"]), _mapping(state["vocabularies"])
+    edges, shares = _mapping(state.get("edges", {})), _mapping(state.get("shares", {}))
+    return Fitted(
+        normalisers={name: Normaliser(*map(float, three)) for name, three in normalisers.items()},
+        vocabularies={name: Vocabulary(_listed(texts)) for name, texts in vocabularies.items()},
+        edges={name: np.asarray(_listed(found), dtype=np.float64) for name, found in edges.items()},
+        shares={name: Shares(int(n), float(share)) for name, (n, share) in shares.items()},
+    )
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise TypeError(f"expected names and what belongs to them, got {type(value).__name__}")
+    return value
+
+
+def _listed(value: Any) -> list[Any]:
+    """A text would be read as its letters."""
+    if not isinstance(value, list):
+        raise TypeError(f"expected a list, got {type(value).__name__}")
+    return value
+
+
+def _check_edges(schema: Schema, edges: Mapping[str, Floats]) -> None:
+    """A number is looked for between them."""
+    for feature in schema.id_features:
+        if isinstance(feature, Bucketed) and isinstance(feature.buckets, Quantiles):
+            found = edges[feature.name]
+            if found.ndim != 1 or not (np.diff(found) >= 0).all():
+                raise ValueError(f"the edges of `{feature.name}` do not ascend")
 
 
 def id_inputs(schema: Schema, feature: IdFeature, rows: int) -> list[IdInput]:

@@ -1,52 +1,34 @@
 """The network of a model as a program of its own: from the look-ups' output to scores, without tables.
 
 It is kept as `torch.export` keeps it (``.pt2``): a graph of torch's operators and raw weights. A file can be anybody's,
-so what reading one would run is looked at first: a member that is not of the kind that `write` makes, such as a pickle,
-an operator that our models' networks do not have, or an expression of a shape that is more than one, is refused. What
-torch then reads is an archive made anew of the members that were looked at: two readers of one file may differ.
+and torch runs what stands in one: `recsys.inference.foreign` says what is read of it. What torch then reads is an
+archive made anew of that: two readers of one file may differ.
 """
 
 from __future__ import annotations
 
 import hashlib
 import io
-import json
-import re
+import struct
 import warnings
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from sympy import Expr, Symbol  # type: ignore[import-untyped]
 from torch import Tensor
 from torch.export import ExportedProgram
 from torch.fx import Graph, GraphModule, Node
 
 from recsys.errors import CheckpointError
 from recsys.files import replacing
+from recsys.inference.foreign import RefusedError, anew, worked_out
 
 __all__ = ["check", "digest", "eager", "example", "flops", "half", "inputs", "load", "read", "tidied", "write"]
 
-_MEMBERS = re.compile(
-    r"[^/]+/(archive_format|archive_version|byteorder|\.data/(version|serialization_id)|models/model\.json"
-    r"|data/weights/(weight_\d+|model_weights_config\.json)"
-    r"|data/constants/(tensor_\d+|model_constants_config\.json)|data/sample_inputs/model\.pt)"
-)
-_OPERATORS = frozenset(
-    f"torch.ops.aten.{name}"
-    for name in (
-        "_assert_tensor_metadata.default", "add.Tensor", "addcmul.default", "arange.default", "cat.default",
-        "dropout.default", "expand_as.default", "flatten.using_ints", "index.Tensor", "index_put_.default",
-        "linear.default", "lt.Tensor", "matmul.default", "mul.Tensor", "new_zeros.default", "relu.default",
-        "select.int", "sigmoid.default", "slice.Tensor", "square.default", "stack.default", "sub.Tensor",
-        "sum.dim_IntList", "sym_size.int", "to.dtype", "transpose.int", "unsqueeze.default", "view.default",
-    )
-)  # fmt: skip
-"""What the networks of our models are made of; `index_put_` fills zeros that the graph itself has made."""
-_EXPRESSION = re.compile(
-    r"((Symbol|Integer|Mul|Add|Pow|Max|Min|FloorDiv|Mod)\(|'[su]\d+'|(positive|integer)=True|-?\d+|[(), ])*"
-)
+_ONLY = "a network is read as its models' operators and raw weights only"
 
 
 def tidied(program: ExportedProgram) -> ExportedProgram:
@@ -85,14 +67,15 @@ def read(path: Path) -> ExportedProgram:
     """
     try:
         with zipfile.ZipFile(path) as archive:
-            trouble = next(_troubles(archive), None)
-            content = None if trouble else _anew(archive)
-    except (OSError, zipfile.BadZipFile, ValueError, RecursionError) as error:
+            content = anew(archive)
+    except RefusedError as error:
+        raise CheckpointError(f"{path}: {error}; {_ONLY}") from None
+    except (OSError, zipfile.BadZipFile, ValueError, RuntimeError, EOFError, struct.error) as error:
         raise CheckpointError(f"{path}: not a network's file: {error}") from None
-    if content is None:
-        raise CheckpointError(f"{path}: {trouble}; a network is read as its models' operators and raw weights only")
     try:
-        return load(content)
+        return worked_out(load(content))
+    except RefusedError as error:
+        raise CheckpointError(f"{path}: {error}; {_ONLY}") from None
     except Exception as error:  # torch raises all kinds
         what = " ".join(f"{type(error).__name__}: {error}".split())[:300]
         raise CheckpointError(f"{path}: torch {torch.__version__} cannot read this network: {what}") from None
@@ -105,59 +88,21 @@ def load(content: io.BytesIO | str) -> ExportedProgram:
         return torch.export.load(content)
 
 
-def _anew(archive: zipfile.ZipFile) -> io.BytesIO:
-    """An archive of the same members and nothing else."""
-    content = io.BytesIO()
-    with zipfile.ZipFile(content, "w") as made:
-        for member in archive.infolist():
-            made.writestr(member.filename, archive.read(member))
-    content.seek(0)
-    return content
-
-
-def _troubles(archive: zipfile.ZipFile) -> Iterator[str]:
-    """What in an archive is not as `write` makes it."""
-    if len(set(archive.namelist())) < len(archive.namelist()):
-        yield "holds two members of one name"
-    for member in archive.infolist():
-        name = member.filename.partition("/")[2]
-        if member.compress_type != zipfile.ZIP_STORED:
-            yield f"holds `{name}` compressed"
-        if not _MEMBERS.fullmatch(member.filename):
-            yield f"holds `{name}`"
-        elif name.endswith(".pt") and member.file_size:
-            yield f"holds pickled inputs, `{name}`"
-        elif name.endswith("_config.json"):
-            entries = json.loads(archive.read(member))["config"].values()
-            if any(entry.get("use_pickle") is not False for entry in entries):
-                yield f"holds pickled weights, by `{name}`"
-        elif name.endswith("model.json"):
-            yield from _graph_troubles(json.loads(archive.read(member)))
-
-
-def _graph_troubles(graph: Any) -> Iterator[str]:
-    """Operators and expressions that torch would look up or evaluate by their text."""
-    if isinstance(graph, list):
-        for item in graph:
-            yield from _graph_troubles(item)
-    if not isinstance(graph, dict):
-        return
-    for key, value in graph.items():
-        if key == "target" and isinstance(value, str) and value not in _OPERATORS:
-            yield f"has operator `{value[:80]}`"
-        elif key == "expr_str" and not _EXPRESSION.fullmatch(str(value)):
-            yield f"has expression `{str(value)[:80]}`"
-        elif key == "guards_code" and value:
-            yield "has code"
-        else:
-            yield from _graph_troubles(value)
-
-
 def digest(program: ExportedProgram) -> str:
-    """A checksum of all that a program computes: its operators and its weights."""
+    """A checksum of all that compiled code is made of: operators, inputs, lengths that vary and weights."""
     found = hashlib.sha256(str(program.graph).encode())
+    names: dict[str, str] = {}
+    for node in program.graph.nodes:
+        if node.op == "placeholder":
+            value = node.meta["val"]
+            told = node.name, value.dtype, _lengths(value.shape, names), _lengths(value.stride(), names)
+            found.update(str(told).encode())
+    for spec in (*program.graph_signature.input_specs, *program.graph_signature.output_specs):
+        found.update(str((spec.kind, spec.arg, spec.target)).encode())
+    ranges = {names.get(str(one), ""): (str(of.lower), str(of.upper)) for one, of in program.range_constraints.items()}
+    found.update(str(sorted(ranges.items())).encode())
     for name, value in sorted({**program.state_dict, **program.constants}.items()):
-        found.update(name.encode())
+        found.update(str((name, value.dtype, *value.shape)).encode())
         found.update(value.detach().contiguous().flatten().view(torch.uint8).numpy().data)
     return found.hexdigest()
 
@@ -221,22 +166,29 @@ def check(program: ExportedProgram, width: int, sequences: Sequence[int], tasks:
     Raises:
         CheckpointError: When it does not.
     """
-    expected: list[tuple[torch.dtype, list[int | None]]] = [(torch.float32, [None, width])]
-    for dim in sequences:
-        expected += [(torch.float32, [None, None, dim]), (torch.int64, [None])]
-    found = [(one.dtype, _sizes(one)) for one in inputs(program)]
+    batch = "length 0"
+    expected: list[tuple[torch.dtype, list[int | str]]] = [(torch.float32, [batch, width])]
+    for k, dim in enumerate(sequences, 1):
+        expected += [(torch.float32, [batch, f"length {k}", dim]), (torch.int64, [batch])]
+    names: dict[str, str] = {}
+    found = [(one.dtype, _lengths(one.shape, names)) for one in inputs(program)]
     (last,) = (node for node in program.graph.nodes if node.op == "output")
     given = [node.meta["val"] for node in last.args[0]]
-    told = [(one.dtype, _sizes(one)) for one in given]
-    if found != expected or told != [(dtype, [None, tasks])]:
-        raise CheckpointError(
-            f"the network reads {found} and gives {told}, expected {expected} and {[(dtype, [None, tasks])]}"
-        )
+    told = [(one.dtype, _lengths(one.shape, names)) for one in given]
+    scores = [(dtype, [batch, tasks])]
+    if found != expected or told != scores:
+        raise CheckpointError(f"the network reads {found} and gives {told}, expected {expected} and {scores}")
 
 
-def _sizes(value: Tensor) -> list[int | None]:
-    """None for lengths that vary."""
-    return [n if isinstance(n, int) else None for n in value.shape]
+def _lengths(sizes: Sequence[int | torch.SymInt], names: dict[str, str]) -> list[int | str]:
+    """Sizes or strides; what varies gets names that are the same in each process, in the order of their appearance."""
+    return [n if isinstance(n, int) else _length(n.node.expr, names) for n in sizes]
+
+
+def _length(expression: Expr, names: dict[str, str]) -> str:
+    for one in sorted(map(str, expression.free_symbols)):
+        names.setdefault(one, f"length {len(names)}")
+    return str(expression.xreplace({one: Symbol(names[str(one)]) for one in expression.free_symbols}))
 
 
 def inputs(program: ExportedProgram) -> list[Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 from typing import Any
@@ -16,9 +17,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from recsys.data.encoder import Counts, Encoder
-from recsys.data.schema import Categorical, Hashing, Label, MultiValued, Numeric, Schema, Sequence, Vocabulary
-from recsys.errors import CheckpointError, ConfigError, DataError
-from tests.helpers import tidy
+from recsys.data.schema import (
+    Bucketed,
+    Categorical,
+    Hashing,
+    Label,
+    MultiValued,
+    Numeric,
+    Quantiles,
+    Schema,
+    Sequence,
+    Vocabulary,
+)
+from recsys.errors import CheckpointError, ConfigError, DataError, SchemaError
+from tests.helpers import changed, tidy
 
 UNKNOWN, MISSING = 0, 1
 
@@ -351,6 +363,54 @@ def test_state_that_does_not_fit_is_refused(drop: str) -> None:
         Encoder.from_json({k: v for k, v in state.items() if k != drop}, "here")
     with pytest.raises(CheckpointError, match="does not fit its schema"):
         Encoder.from_json(state | {drop: {}}, "here")
+
+
+def a_state() -> dict[str, Any]:
+    made = schema(
+        Numeric(name="n"),
+        Categorical(name="c"),
+        MultiValued(name="m", encoding=Hashing(bits=4)),
+        Bucketed(name="b", buckets=Quantiles(count=3)),
+        labels=(Label(name="y"), Label(name="r", kind="regression")),
+    )
+    rows = table(
+        n=[1.0, 2.0, 3.0], c=["a", "b", "a"], m=[["x"], ["y"], []], b=[1.0, 2.0, 3.0], y=[0, 1, 0], r=[1, 2, 3]
+    )
+    return json.loads(json.dumps(Encoder.fit(made, [rows]).to_json()))  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"edges": []}, {"edges": {}}, {"edges": {"b": 1}}, {"edges": {"b": [[1.0]]}}, {"edges": {"b": [2.0, 1.0]}},
+        {"shares": 1}, {"shares": {"m": [math.inf, 0]}}, {"normalisers": None}, {"normalisers": {"n": [10**400, 1, 1]}},
+        {"vocabularies": True}, {"vocabularies": {"c": "ab"}}, {"vocabularies": {"c": ["a", "a"]}},
+    ],
+)  # fmt: skip
+def test_state_of_another_shape_is_refused(part: dict[str, Any]) -> None:
+    Encoder.from_json(a_state(), "here")
+    with pytest.raises(CheckpointError, match="here: the encoder's state does not fit its schema"):
+        Encoder.from_json(a_state() | part, "here")
+
+
+@pytest.mark.parametrize("state", [None, [], "x", 1])
+def test_what_is_no_state_at_all_is_refused(state: Any) -> None:
+    with pytest.raises(SchemaError, match="here"):
+        Encoder.from_json(state, "here")
+
+
+STATE = a_state()
+
+
+@given(st.data())
+def test_any_change_of_a_state_gives_an_encoder_or_one_sentence(data: st.DataObject) -> None:
+    values = st.none() | st.booleans() | st.integers() | st.just(10**400) | st.floats() | st.text(max_size=3)
+    anything = st.recursive(
+        values, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3)
+    )
+    state = changed(STATE, data, anything)
+    with contextlib.suppress(CheckpointError, SchemaError):
+        assert Encoder.from_json(state, "here").to_json().keys() == STATE.keys()
 
 
 def test_rows_that_stand_for_no_value_are_told_to_models_and_start_as_zeros() -> None:
