@@ -37,7 +37,7 @@ def test_the_scores_are_those_of_n_copies(request: pytest.FixtureRequest, model:
         assert found.positions.tolist() == np.argsort(-expected, kind="stable")[:5].tolist()
         np.testing.assert_allclose(found.scores, expected[found.positions], atol=1e-6)
         table = pa.Table.from_pylist(ITEMS)
-        for candidates in (table, table.to_pandas()):
+        for candidates in (table, table.to_pandas(), table.to_batches()[0], tuple(ITEMS)):
             again = session.rank(USER, candidates, 5)
             assert again.positions.tolist() == found.positions.tolist()
             np.testing.assert_allclose(again.scores, found.scores, atol=1e-6)
@@ -50,6 +50,14 @@ def test_all_come_where_k_is_larger_and_none_of_none(run: Path) -> None:
         assert (nothing.positions.shape, nothing.scores.shape) == ((0,), (0,))
         with pytest.raises(ConfigError, match="k of 1 or more, got 0"):
             session.rank(USER, ITEMS, 0)
+
+
+def test_many_candidates_are_shared_out_among_threads(din: Path) -> None:
+    many = ITEMS * 30
+    with eager(din) as alone, eager(din, threads=3) as session:
+        expected, found = alone.rank(USER, many, 600), session.rank(USER, many, 600)
+        np.testing.assert_allclose(found.scores, expected.scores, atol=1e-6)
+        np.testing.assert_allclose(found.scores, copies(alone, USER, many)[found.positions], atol=1e-6)
 
 
 def test_equal_scores_stay_in_order(run: Path) -> None:

@@ -9,6 +9,7 @@ import threading
 import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -19,10 +20,12 @@ import torch
 
 import recsys
 from recsys.data.batch import Batch, JaggedIds
+from recsys.dataflow.executor import TableExecutor
 from recsys.dataflow.plan import DataFlowPlan, Piece, PlannedLookup, PlannedTable, Schedule
 from recsys.errors import CheckpointError, ConfigError, DataError, MissingExtraError
 from recsys.inference.session import InferenceSession
 from recsys.models.checkpoint import Checkpoint, load
+from recsys.threads import torch_threads
 from tests import toy
 
 COLUMNS = ["user", "item", "history", "tags", "age"]
@@ -98,6 +101,33 @@ def test_a_larger_batch_is_split_among_threads(run: Path, trained: Checkpoint) -
             np.testing.assert_allclose(session.predict(batch), expected, atol=1e-6)
 
 
+@pytest.mark.parametrize(("threads", "n"), [(1, 1), (1, 300), (2, 100), (2, 300)])
+def test_whoever_scores_has_one_thread_of_torch(
+    run: Path, trained: Checkpoint, monkeypatch: pytest.MonkeyPatch, threads: int, n: int
+) -> None:
+    """Else every piece of a batch waits for threads that a busy machine does not run: 10 s in place of 0.2."""
+    seen: set[tuple[int, str]] = set()
+
+    def counted(step: Any) -> Any:
+        def call(*args: Any) -> Any:
+            seen.add((torch.get_num_threads(), threading.current_thread().name.partition("_")[0]))
+            return step(*args)
+
+        return call
+
+    monkeypatch.setattr(TableExecutor, "lookup", counted(TableExecutor.lookup))
+    monkeypatch.setattr(Batch, "slice", counted(Batch.slice))
+    with torch_threads(2), eager(run, threads=threads, max_batch=200) as session:
+        batch = batch_of(trained, n)
+        session.predict(batch)
+        assert seen == {(1, "recsys-session" if threads > 1 and n > 128 else threading.current_thread().name)}
+        assert torch.get_num_threads() == 2
+        seen.clear()
+        session.rank({}, [{"item": "i1"}] * n, 1)
+        assert {name for _, name in seen} == {"MainThread"} | ({"recsys-session"} if threads > 1 and n > 128 else set())
+        assert {count for count, _ in seen} == {1}
+
+
 def test_out_is_filled_and_must_fit(session: InferenceSession, trained: Checkpoint) -> None:
     batch = batch_of(trained, 20)
     out = np.full(20, np.nan, dtype=np.float32)
@@ -106,6 +136,9 @@ def test_out_is_filled_and_must_fit(session: InferenceSession, trained: Checkpoi
     for wrong in (np.empty(19, np.float32), np.empty(20), np.empty((20, 1), np.float32)):
         with pytest.raises(DataError, match=r"expected `out` as float32 \(20,\)"):
             session.predict(batch, out=wrong)
+    out.flags.writeable = False
+    with pytest.raises(DataError, match="got a read-only one"):
+        session.predict(batch, out=out)
     with pytest.raises(ConfigError, match="`out` takes the scores of an encoded batch"):
         session.predict(toy.rows(20).select(COLUMNS), out=out)
 
