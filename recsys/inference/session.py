@@ -19,10 +19,10 @@ from recsys.data.rows import RowEncoder
 from recsys.data.schema import Format
 from recsys.dataflow.plan import DataFlowPlan
 from recsys.dataflow.platform import read_cores
-from recsys.errors import ConfigError, DataError
-from recsys.inference.backends import Backend, Precision, load
+from recsys.errors import ConfigError, DataError, RecsysError
+from recsys.inference.backends import Backend, Precision
 from recsys.inference.buffers import Scores
-from recsys.inference.choice import Choice, choose
+from recsys.inference.choice import Choice, checked, choose
 from recsys.inference.parts import Parts, Storing, open_parts
 from recsys.inference.profile import SizeProfile, drawn, profile
 from recsys.inference.rank import Ranking, best
@@ -293,7 +293,13 @@ def _chosen(
     kinds = parts.precisions if precision == "auto" else (precision,)
     if backend != "auto":
         kind = kinds[0]
-        return kind, Choice({most: (backend, load(backend, kind, parts.program_for(kind)))}, {}, {})
-    choices = {kind: choose(parts.program_for(kind), kind, most) for kind in kinds}
+        return kind, Choice({most: (backend, checked(backend, kind, parts.program_for(kind)))}, {}, {})
+    choices: dict[Precision, Choice] = {}
+    for kind in kinds:
+        try:
+            choices[kind] = choose(parts.program_for(kind), kind, most)
+        except RecsysError:  # it passed the gate on a machine that could run it
+            if kind == kinds[-1] and not choices:
+                raise
     kind = min(choices, key=lambda kind: sum(math.log(min(row.values())) for row in choices[kind].us.values()))
     return kind, choices[kind]
