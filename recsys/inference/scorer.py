@@ -53,6 +53,11 @@ class Scorer:
         self._candidates = CandidateScorer(parts.encoder, parts.spec, parts.rows, self._buffers, self._shared_out)
         self._pool = ThreadPoolExecutor(threads, "recsys-session") if threads > 1 else None
 
+    @property
+    def unknown_ids(self) -> int:
+        """Ids of encoded batches so far that were out of range."""
+        return self._executor.unknown_ids
+
     def empty(self, n: int) -> Scores:
         """An array for the scores of n rows."""
         return np.empty(self._shape(n), dtype=self._dtype)
