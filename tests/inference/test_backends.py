@@ -25,6 +25,7 @@ from hypothesis import strategies as st
 from recsys.errors import ConfigError, DataError, MissingExtraError
 from recsys.files import scratch, sweep
 from recsys.inference import backends, choice, network
+from recsys.inference import compile as builder
 from recsys.inference.backends import ENGINES, Backend, Precision, absent, cache_folder, load
 from recsys.inference.compile import build
 from recsys.inference.trace import trace
@@ -123,7 +124,7 @@ def test_a_built_file_that_was_cut_off_is_built_again(monkeypatch: pytest.Monkey
         built.append(form)
         target.write_bytes(whole)
 
-    monkeypatch.setattr(backends.builder, "build", build)
+    monkeypatch.setattr(builder, "build", build)
     for spoilt in (b"", whole[: len(whole) // 20], bytes(len(whole))):
         path.write_bytes(spoilt)  # a shared object that is cut off would kill the process that opens it
         load("onnx", "fp32", program)
@@ -226,7 +227,7 @@ def test_a_cache_that_is_there_and_read_only_leaves_eager(monkeypatch: pytest.Mo
     monkeypatch.setattr(choice, "_SECONDS", 0.0)
     for backend in ("aoti", "onnx"):
         with pytest.raises(ConfigError, match=f"cannot be built as {backend}-fp32: .*Permission denied"):
-            backends._built(backend, "fp32", program)  # type: ignore[arg-type]
+            backends._built(backend, "fp32", program)
     found = choice.choose(program, "fp32", 1, show=False)
     assert found.backend(1) == "eager"
     assert all("Permission denied" in found.left[name] for name in ("aoti", "onnx"))
@@ -256,7 +257,9 @@ def test_a_remembered_choice_that_cannot_be_built_again_is_made_anew(monkeypatch
 
 
 MEMORY: dict[str, Any] = {"versions": {}, "at": 1.7e9, "failed": {}, "us": {"1": {"eager": 2.0}, "8": {"eager": 3.5}}}
-NUMBERS = st.floats() | st.integers() | st.sampled_from([0, -1, 1e999, 10**400, True, None, "a", [], {}])
+NUMBERS: st.SearchStrategy[Any] = (
+    st.floats() | st.integers() | st.sampled_from([0, -1, 1e999, 10**400, True, None, "a", [], {}])
+)
 JUNK = st.recursive(
     NUMBERS | st.text(), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner), max_leaves=5
 )

@@ -283,7 +283,8 @@ def test_tables_beyond_memory_are_refused_before_they_are_read(export: Path, mon
 
 def written_again(folder: Path, times: int, monkeypatch: pytest.MonkeyPatch, other: Path) -> list[int]:
     """Others write the folder again whenever its network is read, that many times."""
-    real, seen = recsys.inference.network.read, []
+    real = recsys.inference.network.read
+    seen: list[int] = []
 
     def read(path: Path) -> Any:
         seen.append(len(seen))

@@ -49,8 +49,9 @@ def test_all_come_where_k_is_larger_and_none_of_none(run: Path) -> None:
     with eager(run) as session:
         assert sorted(session.rank(USER, ITEMS, 99).positions.tolist()) == list(range(20))
         before = session.counts.rows
-        for none in ([], pa.table({"item": pa.array([], pa.string())})):
-            nothing = session.rank(USER, none, 3)
+        empty: tuple[Any, ...] = ([], pa.table({"item": pa.array([], pa.string())}))
+        for candidates in empty:
+            nothing = session.rank(USER, candidates, 3)
             assert (nothing.positions.shape, nothing.scores.shape) == ((0,), (0,))
         assert session.counts.rows == before
         with pytest.raises(ConfigError, match="k of 1 or more, a whole number, got 0"):

@@ -25,6 +25,7 @@ from recsys.dataflow.executor import TableExecutor
 from recsys.dataflow.plan import DataFlowPlan, Piece, PlannedLookup, PlannedTable, Schedule
 from recsys.errors import CheckpointError, ConfigError, DataError, MissingExtraError, RecsysError
 from recsys.inference import choice
+from recsys.inference.backends import load as load_engine
 from recsys.inference.parts import from_checkpoint
 from recsys.inference.session import InferenceSession
 from recsys.models.checkpoint import Checkpoint, load
@@ -416,7 +417,6 @@ def test_a_back_end_that_was_asked_for_must_give_the_networks_scores(
         for name, weight in other.state_dict.items():
             if name.endswith("bias"):
                 weight += 3
-    real = choice.load
-    monkeypatch.setattr(choice, "load", lambda backend, kind, _: real("eager", kind, other))
+    monkeypatch.setattr(choice, "load", lambda backend, kind, _: load_engine("eager", kind, other))
     with pytest.raises(ConfigError, match="eager as fp32 gives other scores than eager torch"):
         eager(run)
