@@ -7,6 +7,7 @@ import fcntl
 import hashlib
 import json
 import os
+import shutil
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +15,18 @@ from typing import Any
 
 from recsys.errors import DataError
 
-__all__ = ["locked", "make_folder", "move", "read_json", "replacing", "sha256", "sweep", "write_json", "write_text"]
+__all__ = [
+    "locked",
+    "make_folder",
+    "move",
+    "read_json",
+    "replacing",
+    "scratch",
+    "sha256",
+    "sweep",
+    "write_json",
+    "write_text",
+]
 
 
 @contextlib.contextmanager
@@ -66,9 +78,38 @@ def _sync_folder(folder: Path) -> None:
 
 
 def sweep(folder: Path) -> None:
-    """Remove what a killed `replacing` left behind in a folder that nobody else writes to."""
+    """Remove what a killed `replacing` or `scratch` left behind in a folder that nobody else writes to."""
     for left in folder.glob(".*.partial"):
         left.unlink(missing_ok=True)
+    _sweep_scratches(folder)
+
+
+@contextlib.contextmanager
+def scratch(folder: Path) -> Iterator[Path]:
+    """A new hidden folder in `folder` to work in, removed at the end, as are those that killed processes left there.
+
+    A lock beside it is taken before it is made: if somebody else can take that, its owner is gone.
+
+    Raises:
+        DataError: When the disk refuses.
+    """
+    _sweep_scratches(folder)
+    place = folder / f"{_SCRATCH}{uuid.uuid4().hex[:8]}"
+    with locked(place.with_suffix(".lock")):
+        try:
+            make_folder(place)
+            yield place
+        finally:
+            shutil.rmtree(place, ignore_errors=True)
+
+
+_SCRATCH = ".scratch-"
+
+
+def _sweep_scratches(folder: Path) -> None:
+    for left in {path.with_suffix("") for path in folder.glob(f"{_SCRATCH}*")}:
+        with contextlib.suppress(DataError), locked(left.with_suffix(".lock")):  # refused: it has an owner
+            shutil.rmtree(left, ignore_errors=True)
 
 
 @contextlib.contextmanager

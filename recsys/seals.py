@@ -96,13 +96,16 @@ def _check_file(folder: Path, name: str, expected: SealedFile, whole: bool) -> N
     path = folder / name
     if Path(name).name != name:
         raise CheckpointError(f"{folder}: its seal names `{name}`, which lies outside the folder")
-    if not path.is_file():
-        raise CheckpointError(f"{folder}: {name} is missing")
-    size = path.stat().st_size
-    if size != expected.bytes:
-        raise CheckpointError(f"{path}: {size:,} bytes, expected {expected.bytes:,}: altered or cut off")
-    if whole and sha256(path) != expected.sha256:
-        raise CheckpointError(f"{path}: its checksum differs from the seal's: altered")
+    try:
+        if not path.is_file():
+            raise CheckpointError(f"{folder}: {name} is missing")
+        size = path.stat().st_size
+        if size != expected.bytes:
+            raise CheckpointError(f"{path}: {size:,} bytes, expected {expected.bytes:,}: altered or cut off")
+        if whole and sha256(path) != expected.sha256:
+            raise CheckpointError(f"{path}: its checksum differs from the seal's: altered")
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read: {error.strerror or error}") from None
 
 
 def vouch(folder: Path, names: Iterable[str]) -> dict[str, SealedFile]:

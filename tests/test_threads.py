@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from recsys.threads import WORTH_FLOPS, network_flops, suited_threads
+from recsys.threads import WORTH_FLOPS, network_flops, suited_threads, torch_threads
 
 
 def test_flops_are_those_of_the_linear_layers() -> None:
@@ -28,3 +28,12 @@ def test_small_steps_get_one_thread(rows: float, expected: int) -> None:
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
+
+
+def test_threads_nest_and_come_back() -> None:
+    before = torch.get_num_threads()
+    with torch_threads(2):
+        with pytest.raises(RuntimeError, match="1 inside"), torch_threads(1), torch_threads(1):
+            raise RuntimeError(f"{torch.get_num_threads()} inside")
+        assert torch.get_num_threads() == 2
+    assert torch.get_num_threads() == before

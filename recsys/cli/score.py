@@ -39,11 +39,12 @@ def command(
     Args:
         run: Folder of a trained model, or of an export.
         source: File to score (Parquet, CSV, TSV), folder of such files, or SOURCE:SPLIT such as movielens-100k:test.
-        target: Parquet file to write, with the kept columns and `score`; of a folder, the folder to write to.
+        target: Parquet file to write, with the kept columns and `score`; of a folder, the folder to write to. What an
+            earlier job has written there is replaced.
         keep: Columns to copy to the output.
         batch_size: Rows at a time.
         precision: Of the network's matrix products; `recsys verify` says what others than fp32 cost.
-        overwrite: Discard the unfinished work of another job.
+        overwrite: Discard the unfinished work of another job, and replace a Parquet file that no job has written.
     """
     path = resolve(source)
     with session_for(open_parts(run), path, precision) as session:

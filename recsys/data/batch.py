@@ -97,12 +97,26 @@ class JaggedIds:
 
     def slice(self, start: int, stop: int) -> JaggedIds:
         """The bags of the examples from `start` up to `stop`: what `take` gives of these, sooner."""
-        if self.offsets is not None or not self.features:
-            return self.take(torch.arange(start, stop))
+        if not self.features:
+            return self
+        if self.offsets is not None:
+            return self._jagged(self.offsets, start, stop)
         parts = (None if one is None else one.view(len(self.features), -1) for one in (self.values, self.weights))
         values, weights = (None if one is None else one[:, start:stop].reshape(-1) for one in parts)
         assert values is not None
         return replace(self, values=values, weights=weights)
+
+    def _jagged(self, offsets: Tensor, start: int, stop: int) -> JaggedIds:
+        """Bags of any length: those of one feature lie side by side, so that they are views, put one after another."""
+        features, size = len(self.features), self.size
+        begins, ends = (part.view(features, size)[:, start:stop] for part in (offsets[:-1], offsets[1:]))
+        fresh = offsets.new_zeros(begins.numel() + 1)
+        torch.cumsum((ends - begins).reshape(-1), 0, out=fresh[1:])
+        firsts = torch.arange(features, device=offsets.device) * size + min(start, size)
+        bounds = (offsets[at].tolist() for at in (firsts, firsts + begins.shape[1]))
+        parts = [slice(*part) for part in zip(*bounds, strict=True)]
+        weights = None if self.weights is None else torch.cat([self.weights[part] for part in parts])
+        return replace(self, values=torch.cat([self.values[part] for part in parts]), offsets=fresh, weights=weights)
 
     def to(self, device: torch.device | str) -> JaggedIds:
         """The same ids on another device."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import bz2
+import contextlib
 import gzip
+import os
 import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -74,7 +76,8 @@ class DataFile:
         try:
             found = path.stat()
         except OSError as error:
-            raise DataError(f"{path}: {'no such file' if not path.exists() else error.strerror}") from None
+            gone = isinstance(error, (FileNotFoundError, NotADirectoryError))
+            raise DataError(f"{path}: {'no such file' if gone else error.strerror}") from None
         if found.st_size == 0:
             raise DataError(f"{path}: the file is empty (0 bytes)")
         return cls(path, found.st_size, found.st_mtime_ns)
@@ -236,7 +239,7 @@ def _paths(rows: Rows) -> list[Path] | None:
     """Files that `rows` names, or None when it is a table."""
     if isinstance(rows, (str, Path)):
         path = Path(rows)
-        return files_in(path) if path.is_dir() else [path]
+        return files_in(path) if os.path.isdir(path) else [path]  # false, too, of what the disk refuses to look at
     if isinstance(rows, (list, tuple)) and rows and all(isinstance(row, (str, Path)) for row in rows):
         files = [file for row in rows for file in _paths(row) or ()]
         real = [file.resolve() for file in files]
@@ -333,12 +336,14 @@ def _in_memory(rows: Rows, columns: Sequence[str] | None) -> pa.Table:
         return rows
     if isinstance(rows, pa.RecordBatch):
         return pa.Table.from_batches([rows])
-    if type(rows).__module__.partition(".")[0] == "pandas":
+    if type(rows).__module__.partition(".")[0] == "pandas" and hasattr(rows, "columns"):
         return _from_pandas(rows, columns)
-    if hasattr(rows, "__arrow_c_stream__"):
-        return pa.table(rows)
+    with contextlib.suppress(pa.ArrowException, TypeError):  # of a column alone
+        if hasattr(rows, "__arrow_c_stream__"):
+            return pa.table(rows)
     raise DataError(
-        f"expected paths, an Arrow table, a DataFrame or anything else that exports Arrow, got {type(rows).__name__}"
+        "expected paths, an Arrow table, a DataFrame or anything else with columns that exports Arrow, got "
+        f"{type(rows).__name__}"
     )
 
 

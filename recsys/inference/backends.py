@@ -7,6 +7,7 @@ is ever loaded from elsewhere.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.util
 import os
@@ -14,7 +15,7 @@ import shutil
 import stat
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -23,15 +24,15 @@ from torch import Tensor
 from torch.export import ExportedProgram
 
 from recsys.data.cache import root
-from recsys.errors import ConfigError, MissingExtraError
-from recsys.files import make_folder
+from recsys.errors import ConfigError, DataError, MissingExtraError
+from recsys.files import make_folder, read_json, sha256, write_json
 from recsys.inference import compile as builder
 from recsys.inference import network
 from recsys.inference.aoti import SharedObject
 from recsys.machine import CPU_INFO, read_machine
 from recsys.threads import torch_threads
 
-__all__ = ["ENGINES", "Backend", "Engine", "Precision", "Run", "absent", "cache_folder", "load"]
+__all__ = ["ENGINES", "Backend", "Engine", "Precision", "Run", "absent", "cache_folder", "discard", "load"]
 
 Backend = Literal["eager", "aoti", "onnx"]
 Precision = Literal["fp32", "bf16", "int8"]
@@ -148,15 +149,30 @@ def load(backend: Backend, precision: Precision, program: ExportedProgram) -> En
     reason = absent(backend, precision)
     if reason:
         raise MissingExtraError(reason)
-    path = _path(backend, precision, program) if backend in _SUFFIXES else None
-    there = path is not None and path.is_file()
+    there = backend in _SUFFIXES and _whole(_path(backend, precision, program))
     try:
         return ENGINES[backend, precision](program, precision)
     except Exception:
-        if path is None or not there:
+        if not there:
             raise
-        path.unlink(missing_ok=True)  # cut off by a loss of power, say: build it again
+        discard(backend, precision, program)  # by another version of its runtime, say: build it again
         return ENGINES[backend, precision](program, precision)
+
+
+def discard(backend: Backend, precision: Precision, program: ExportedProgram) -> None:
+    """Remove what was built for an engine that proved to be no good: it is built anew when it is next asked for.
+
+    Raises:
+        ConfigError: When somebody else may write to the cache.
+        DataError: When the disk refuses.
+    """
+    if backend in _SUFFIXES:
+        path = _path(backend, precision, program)
+        try:
+            _seal(path).unlink(missing_ok=True)
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            raise DataError(f"{path}: cannot be removed: {error.strerror or error}") from None
 
 
 def cache_folder() -> Path:
@@ -164,12 +180,16 @@ def cache_folder() -> Path:
 
     Raises:
         ConfigError: When somebody else may write there: shared objects are run.
+        DataError: When the disk refuses.
     """
     folder = root() / "networks" / _machine()
-    if not folder.is_dir():
-        make_folder(folder)
-        folder.chmod(0o700)
-    found = folder.stat()
+    try:
+        if not folder.is_dir():
+            make_folder(folder)
+            folder.chmod(0o700)
+        found = folder.stat()
+    except OSError as error:
+        raise DataError(f"{folder}: cannot be made: {error.strerror or error}") from None
     if found.st_uid != os.getuid() or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         raise ConfigError(f"{folder}: others may write there, and what it holds is run: remove it")
     return folder
@@ -191,7 +211,31 @@ def _path(backend: Backend, precision: Precision, program: ExportedProgram) -> P
 
 
 def _built(backend: Backend, precision: Precision, program: ExportedProgram) -> Path:
+    """The file that an engine loads, built first if it is not there as it was built.
+
+    What is cut off or altered, by a loss of power or a full disk, would kill the process that runs it. Files are of a
+    few megabytes, whose checksum takes milliseconds.
+    """
     path = _path(backend, precision, program)
-    if not path.is_file():
+    if not _whole(path):
         builder.build(f"{backend}-{precision}", program, path)
+        with contextlib.suppress(DataError):  # on a full disk; it is then built again next time
+            write_json(_seal(path), _told(path))
     return path
+
+
+def _seal(path: Path) -> Path:
+    return path.with_name(path.name + ".seal.json")
+
+
+def _told(path: Path) -> dict[str, Any]:
+    """What the seal of a built file says: it is written last."""
+    return {"bytes": path.stat().st_size, "sha256": sha256(path)}
+
+
+def _whole(path: Path) -> bool:
+    try:
+        told = read_json(_seal(path))
+        return isinstance(told, dict) and told.get("bytes") == path.stat().st_size and told == _told(path)
+    except (OSError, ValueError, RecursionError):
+        return False

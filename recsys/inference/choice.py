@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
+import math
 import statistics
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated
 
 import torch
+from pydantic import Field
 from torch.export import ExportedProgram
 from tqdm import tqdm
 
-from recsys.errors import DataError, RecsysError
+from recsys.config import Config
+from recsys.errors import ConfigError, DataError, RecsysError
 from recsys.files import read_json, write_json
-from recsys.inference.backends import ENGINES, Backend, Engine, Precision, absent, cache_folder, load
+from recsys.inference.backends import ENGINES, Backend, Engine, Precision, absent, cache_folder, discard, load
 from recsys.inference.network import digest, eager, example
 
-__all__ = ["SIZES", "Choice", "choose", "measured"]
+__all__ = ["SIZES", "Choice", "checked", "choose", "measured"]
 
 Times = dict[Backend, float]
 
@@ -26,6 +30,8 @@ SIZES = (1, 8, 64, 512)
 """Batch sizes that are measured; a batch runs as the smallest of these that holds it does."""
 _TOLERANCE: dict[Precision, float] = {"fp32": 1e-4, "bf16": 0.1, "int8": 0.5}
 """How far scores of normal inputs may be off, as a share of the largest: a coarse look for engines that are broken."""
+_CHECKED = (1, 3, 8)
+"""Rows of the batches that engines are looked at with."""
 _DAY = 86_400
 _SECONDS = 0.25
 """For each size and back end."""
@@ -65,35 +71,40 @@ def choose(program: ExportedProgram, precision: Precision, most: int, show: bool
     Raises:
         RecsysError: When no back end can run the network in that precision.
     """
-    sizes, (able, left) = _sizes(most), _able(precision)
+    able, left = _able(precision)
+    if not able:
+        raise RecsysError(f"no back end can run a network as {precision} here: {'; '.join(left.values())}")
     try:
         memory = _memory(program, precision, most)
-    except DataError as error:  # a folder that cannot be written to, as in a container
+    except DataError as error:  # a folder that cannot be made, as in a container
+        if "eager" not in able:
+            raise
         engine = load("eager", precision, program)
         return Choice({most: ("eager", engine)}, {}, {**left, **dict.fromkeys(("aoti", "onnx"), str(error))})
-    us, failed = _remembered(memory, able)
-    engines: dict[Backend, Engine] = {}
-    if us is None:
-        engines, failed = _loaded(able, program, precision, show)
-        us = {size: _measure(engines, program, size) for size in sizes}
-        kept = {
-            "versions": _versions(),
-            "at": time.time(),
-            "failed": failed,
-            "us": {str(size): us[size] for size in us},
-        }
-        write_json(memory, kept)
-    best = {size: min(found, key=found.__getitem__) for size, found in us.items()}
-    for name in best.values():
-        if name not in engines:
-            engines[name] = load(name, precision, program)
-    return Choice({size: (name, engines[name]) for size, name in best.items()}, us, {**left, **failed})
+    known = _remembered(memory, able, _sizes(most))
+    if known is not None:
+        with contextlib.suppress(Exception):  # what was built is gone and cannot be built again: see what can
+            engines = {name: load(name, precision, program) for name in set(_best(known.us).values())}
+            return _choice(engines, known.us, {**left, **known.failed})
+    engines, failed = _loaded(able, program, precision, show)
+    us = {size: _measure(engines, program, size) for size in _sizes(most)}
+    with contextlib.suppress(DataError):  # a folder that is there and cannot be written to
+        write_json(memory, _Memory(versions=_versions(), at=time.time(), failed=failed, us=us).model_dump(mode="json"))
+    return _choice(engines, us, {**left, **failed})
+
+
+def _choice(engines: Mapping[Backend, Engine], us: dict[int, Times], left: Mapping[Backend, str]) -> Choice:
+    return Choice({size: (name, engines[name]) for size, name in _best(us).items()}, us, left)
+
+
+def _best(us: Mapping[int, Times]) -> dict[int, Backend]:
+    return {size: min(found, key=found.__getitem__) for size, found in us.items()}
 
 
 def measured(program: ExportedProgram, precision: Precision, most: int) -> bool:
     """Whether `choose` has the answer ready."""
     try:
-        return _remembered(_memory(program, precision, most), _able(precision)[0])[0] is not None
+        return _remembered(_memory(program, precision, most), _able(precision)[0], _sizes(most)) is not None
     except DataError:
         return False
 
@@ -113,21 +124,30 @@ def _memory(program: ExportedProgram, precision: Precision, most: int) -> Path:
     return cache_folder() / f"{digest(program)[:32]}-{precision}-{most}.json"
 
 
-def _remembered(path: Path, backends: Sequence[Backend]) -> tuple[dict[int, Times] | None, dict[Backend, str]]:
-    """What was measured before, if it was of these back ends in these versions, and why others failed.
+class _Memory(Config):
+    """What was measured: the contents of a file that anybody may have spoilt."""
+
+    versions: dict[str, str]
+    at: float = Field(gt=0)
+    """Seconds since 1970."""
+    failed: dict[Backend, str]
+    us: dict[int, dict[Backend, Annotated[float, Field(gt=0)]]]
+
+
+def _remembered(path: Path, backends: Sequence[Backend], sizes: Sequence[int]) -> _Memory | None:
+    """What was measured before, if it was of these back ends, in these versions, and at these sizes.
 
     What failed is tried again after a day: a full disk is not for ever.
     """
     try:
-        found: dict[str, Any] = read_json(path)
-        us = {int(size): dict(row) for size, row in found["us"].items()}
-        failed: dict[Backend, str] = dict(found["failed"])
-        known = {*failed, *(name for row in us.values() for name in row)}
-        old = failed and time.time() - float(found["at"]) > _DAY
-        same = found["versions"] == _versions() and known == set(backends) and not old
-        return (us, failed) if same and us and all(us.values()) else (None, {})
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return None, {}
+        found = _Memory.model_validate(read_json(path))
+    except (OSError, ValueError, RecursionError):  # pydantic's errors are of ValueError
+        return None
+    old = bool(found.failed) and abs(time.time() - found.at) > _DAY
+    same = found.versions == _versions() and sorted(found.us) == list(sizes) and not old
+    able = set(backends) - set(found.failed)
+    whole = able and set(found.failed) <= set(backends) and all(set(row) == able for row in found.us.values())
+    return found if same and whole else None
 
 
 def _versions() -> dict[str, str]:
@@ -147,30 +167,46 @@ def _loaded(
     bar = tqdm(backends, desc="build the network for this machine, once", disable=None if show else True)
     for name in bar:
         try:
-            engines[name] = load(name, precision, program)
-            _check(engines[name], program, precision)
+            engines[name] = checked(name, precision, program)
         except Exception as error:  # a back end raises all kinds
-            engines.pop(name, None)
             failed[name] = str(error) if isinstance(error, RecsysError) else f"{type(error).__name__}: {error}"[:300]
     if not engines:
         raise RecsysError(f"no back end runs this network as {precision}: {'; '.join(failed.values())}")
     return engines, failed
 
 
-def _check(engine: Engine, program: ExportedProgram, precision: Precision) -> None:
-    """Make sure that an engine gives the program's numbers, as near as its precision allows."""
+def checked(backend: Backend, precision: Precision, program: ExportedProgram) -> Engine:
+    """An engine that gives the program's numbers, as near as its precision allows; of one that does not, nothing stays.
+
+    Raises:
+        MissingExtraError: When it cannot run here.
+        ConfigError: When it cannot be built, or gives other numbers.
+    """
+    engine = load(backend, precision, program)
+    off = max(_off(engine, program, size) for size in _CHECKED)
+    if not off <= _TOLERANCE[precision]:
+        with contextlib.suppress(DataError):
+            discard(backend, precision, program)
+        raise ConfigError(f"{backend} as {precision} gives other scores than eager torch, by {off:.2g}: use another")
+    return engine
+
+
+def _off(engine: Engine, program: ExportedProgram, size: int) -> float:
+    """How far scores of normal inputs are off, as a share of the largest; infinite where only one is a number."""
     generator = torch.Generator().manual_seed(0)
     inputs = [
         torch.randn(one.shape, generator=generator) if one.is_floating_point() else torch.ones_like(one)
-        for one in example(program)
+        for one in example(program, size)
     ]
     with torch.no_grad():
         expected = eager(program)(*inputs)
     out = torch.empty_like(expected)
     engine.bind(inputs, out)()
-    off = float((out - expected).abs().max() / expected.abs().max().clamp(min=1))
-    if not off <= _TOLERANCE[precision]:
-        raise RecsysError(f"gives other scores than eager torch, by {off:.2g}")
+    finite = expected.isfinite()  # weights that are no numbers are said by `predict`
+    if not torch.equal(out.isfinite(), finite):
+        return math.inf
+    off = torch.where(finite, out - expected, 0).abs().max()
+    return float(off / torch.where(finite, expected, 0).abs().max().clamp(min=1))
 
 
 def _measure(engines: Mapping[Backend, Engine], program: ExportedProgram, size: int) -> Times:

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import subprocess
 import sys
-import tempfile
+import threading
 import warnings
 import zipfile
 from collections.abc import Callable
@@ -19,8 +20,8 @@ from typing import Any
 import torch
 from torch.export import ExportedProgram
 
-from recsys.errors import ConfigError
-from recsys.files import replacing
+from recsys.errors import ConfigError, DataError
+from recsys.files import move, replacing, scratch
 from recsys.inference.aoti import SharedObject
 from recsys.inference.network import eager, example, half, load, write
 
@@ -34,26 +35,49 @@ def build(form: str, program: ExportedProgram, target: Path) -> None:
     """Write one of `FORMS` of a program to `target`, whole or not at all.
 
     Raises:
-        ConfigError: With what the process said last, when it fails.
+        ConfigError: With what the process said last, when it fails; or when the disk refuses.
     """
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".build-") as folder:
-        source, made = Path(folder) / "source.pt2", Path(folder) / target.name
-        write(program, source)
-        # Inductor keeps compiled code in a cache that all users of a machine may write to, unless told otherwise.
-        environment = os.environ | {"TORCHINDUCTOR_CACHE_DIR": str(Path(folder) / "inductor")}
-        # -P: no module of the folder that the user happens to be in.
-        words = [sys.executable, "-P", "-m", __name__, form, str(source), str(made)]
+    try:
+        with scratch(target.parent) as folder:
+            source, made, whole = folder / "source.pt2", folder / target.name, folder / "whole"
+            write(program, source)
+            _run(form, source, made)
+            with replacing(whole) as temporary:  # here, so that a kill leaves nothing beside the target
+                made.replace(temporary)
+            move(whole, target)
+    except (DataError, OSError) as error:
+        raise ConfigError(f"the network cannot be built as {form}: {error}") from None
+
+
+def _run(form: str, source: Path, made: Path) -> None:
+    """Build in a process that ends, and all that it started, when this one does."""
+    # Inductor keeps compiled code in a cache that all users of a machine may write to, unless told otherwise.
+    environment = os.environ | {"TORCHINDUCTOR_CACHE_DIR": str(source.with_name("inductor"))}
+    # -P: no module of the folder that the user happens to be in.
+    words = [sys.executable, "-P", "-m", __name__, form, str(source), str(made)]
+    told = source.with_name("told")
+    with (
+        told.open("wb") as said,
+        subprocess.Popen(
+            words,
+            env=environment,
+            stdin=subprocess.PIPE,  # its end tells the child that this process is gone
+            stdout=subprocess.DEVNULL,
+            stderr=said,
+            start_new_session=True,
+        ) as child,
+    ):
         try:
-            done = subprocess.run(
-                words, env=environment, capture_output=True, text=True, errors="replace", timeout=_LONGEST, check=False
-            )
-        except subprocess.TimeoutExpired:
-            raise ConfigError(f"the network was not built as {form} within {_LONGEST} seconds") from None
-        if done.returncode or not made.is_file():
-            said = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
-            raise ConfigError(f"the network cannot be built as {form}: {said[-1][:300]}")
-        with replacing(target) as temporary:
-            made.replace(temporary)
+            code = child.wait(_LONGEST)
+        except BaseException as error:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(child.pid, signal.SIGKILL)  # compilers, too
+            if isinstance(error, subprocess.TimeoutExpired):
+                raise ConfigError(f"the network was not built as {form} within {_LONGEST} seconds") from None
+            raise
+    if code or not made.is_file():
+        lines = told.read_text(encoding="utf-8", errors="replace").strip().splitlines() or [f"exit code {code}"]
+        raise ConfigError(f"the network cannot be built as {form}: {lines[-1][:300]}")
 
 
 def _aoti(program: ExportedProgram, target: Path) -> None:
@@ -104,6 +128,15 @@ def _main(form: str, source: str, target: str) -> None:
         FORMS[form](load(source), Path(target))  # `build` has just written it
 
 
+def _end_with_parent() -> None:
+    """End this process and the compilers that it started once its standard input ends: `build` holds the other end."""
+    os.read(0, 1)
+    if os.getpgrp() == os.getpid():
+        os.killpg(0, signal.SIGKILL)
+    os._exit(1)
+
+
 if __name__ == "__main__":
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     warnings.simplefilter("ignore")
     _main(*sys.argv[1:])

@@ -57,6 +57,8 @@ def convert(
             verdicts = dict(_gated(checkpoint, folder, seal, data, tolerance, show))
             passed = tuple(kind for kind, verdict in verdicts.items() if verdict.passed)
             found = {kind: verdict.to_json() for kind, verdict in verdicts.items()}
+            if "fp32" not in passed:  # one that ran and did not pass is said by `_gated`
+                raise QualityError(f"{folder}: no back end here could run the export as fp32, so the gate saw nothing")
             seal = seal.model_copy(update={"gate": found, "precisions": passed})
         seal.write(folder / SEAL)
     return seal

@@ -28,7 +28,7 @@ from recsys.data.encoder import Encoder
 from recsys.dataflow.plan import DataFlowPlan
 from recsys.dataflow.storage import HUGE_PAGE, Rows, Source, copied, mapped, places, view
 from recsys.dataflow.workload import MOST, Dtype
-from recsys.errors import CheckpointError
+from recsys.errors import CheckpointError, RecsysError
 from recsys.files import make_folder, read_json, replacing, sweep, write_json, write_text
 from recsys.inference import network
 from recsys.inference.backends import Precision
@@ -106,8 +106,15 @@ class Seal(Sealed):
 
 
 def is_export(folder: Path) -> bool:
-    """Whether `folder` bears the seal of a finished export."""
-    return (folder / SEAL).is_file()
+    """Whether `folder` bears the seal of a finished export.
+
+    Raises:
+        CheckpointError: When the disk refuses to say.
+    """
+    try:
+        return (folder / SEAL).is_file()
+    except OSError as error:
+        raise CheckpointError(f"{folder}: cannot be read: {error.strerror or error}") from None
 
 
 def write_export(
@@ -134,11 +141,14 @@ def write_export(
     """
     if is_export(folder) and not overwrite:
         raise CheckpointError(f"{folder}: holds an export; choose another folder or say overwrite")
-    _check_ours(folder)
-    make_folder(folder)
-    for name in (SEAL, *_NAMES):
-        (folder / name).unlink(missing_ok=True)
-    sweep(folder)
+    try:
+        _check_ours(folder)
+        make_folder(folder)
+        for name in (SEAL, *_NAMES):
+            (folder / name).unlink(missing_ok=True)
+        sweep(folder)
+    except OSError as error:
+        raise CheckpointError(f"{folder}: cannot be written again: {error}") from None
     tables = _write_tables(folder / "tables.bin", rows, show)
     write_json(folder / "schema.json", encoder.to_json())
     network.write(program, folder / "network.pt2")
@@ -208,7 +218,10 @@ def read_seal(folder: Path) -> Seal:
     Raises:
         CheckpointError: When a file is missing or altered, or the folder was made by another version.
     """
-    seal = Seal.read(folder / SEAL, FORMAT, "an export")
+    return _checked(folder, Seal.read(folder / SEAL, FORMAT, "an export"))
+
+
+def _checked(folder: Path, seal: Seal) -> Seal:
     odd = next((name for name in seal.files if name not in _NAMES), None)
     if odd is not None:
         raise CheckpointError(f"{folder / SEAL}: names `{odd}`, which is no file of an export")
@@ -219,6 +232,8 @@ def read_seal(folder: Path) -> Seal:
 def read_export(folder: Path, storage: Storing = "huge", seal: Seal | None = None) -> Parts:
     """The parts of an export.
 
+    What is written again meanwhile, for which nobody waits, is noticed by its seal and read once more.
+
     Args:
         folder: As `write_export` leaves it.
         storage: `huge` reads the tables into memory and checks them; `map` reads rows when they are looked up, and
@@ -226,10 +241,34 @@ def read_export(folder: Path, storage: Storing = "huge", seal: Seal | None = Non
         seal: By default the folder's own.
 
     Raises:
-        CheckpointError: When a file is missing or altered, or was made by a version that this one does not read.
+        CheckpointError: When a file is missing or altered, or was made by a version that this one does not read; or
+            when the folder is written again and again.
         ConfigError: When the tables do not fit into memory.
     """
-    seal = read_seal(folder) if seal is None else seal
+    if seal is not None:
+        return _opened(folder, storage, seal)
+    for _ in range(2):
+        seal = Seal.read(folder / SEAL, FORMAT, "an export")
+        try:
+            parts = _opened(folder, storage, _checked(folder, seal))
+        except RecsysError:
+            if _still(folder, seal):
+                raise
+        else:
+            if _still(folder, seal):
+                return parts
+    raise CheckpointError(f"{folder}: was written again while it was opened; open it when that has ended")
+
+
+def _still(folder: Path, seal: Seal) -> bool:
+    """Whether a folder has the seal that it had."""
+    try:
+        return Seal.read(folder / SEAL, FORMAT, "an export") == seal
+    except CheckpointError:
+        return False
+
+
+def _opened(folder: Path, storage: Storing, seal: Seal) -> Parts:
     try:
         encoder = Encoder.from_json(read_json(folder / "schema.json"), str(folder / "schema.json"))
     except (ValueError, OSError) as error:

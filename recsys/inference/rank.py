@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,9 +22,11 @@ from recsys.errors import DataError
 from recsys.inference.buffers import Buffers, Scores
 from recsys.layers.tables import TableSpec
 
-__all__ = ["CandidateScorer", "Ranking"]
+__all__ = ["CandidateScorer", "Ranking", "Work", "best", "part_of"]
 
 Row = Mapping[str, Any]
+Work = Callable[[int, int], None]
+"""Scores the rows from a start up to a stop."""
 
 
 class Ranking(NamedTuple):
@@ -76,14 +78,19 @@ class CandidateScorer:
         spec: What is looked up where.
         rows: The stored rows of every table.
         buffers: Of the session.
-        most: Rows that run at once.
+        share_out: Does some work on so many rows, as the session shares it out among its threads.
     """
 
     def __init__(
-        self, encoder: Encoder, spec: TableSpec, rows: Mapping[str, Rows], buffers: Buffers, most: int
+        self,
+        encoder: Encoder,
+        spec: TableSpec,
+        rows: Mapping[str, Rows],
+        buffers: Buffers,
+        share_out: Callable[[int, Work], None],
     ) -> None:
-        self._encoder, self._buffers, self._most, self._names = encoder, buffers, most, list(spec.layout.sequences)
-        self._width = spec.layout.width
+        self._encoder, self._buffers, self._share_out = encoder, buffers, share_out
+        self._names, self._width = list(spec.layout.sequences), spec.layout.width
 
         def part(*sides: Side) -> _Part:
             return _Part(encoder, spec, rows, sides)
@@ -107,17 +114,22 @@ class CandidateScorer:
         if misplaced is not None:
             raise DataError(f"user: column `{misplaced}` is an item's: give it with each candidate")
         first = mine.encode([user], counts)
+        if not len(out):
+            return Counts()
         counts.rows -= 1  # it is the candidates that are scored
         x, fixed = torch.zeros(1, self._width), mine.sequences(first)
         mine.fill(first, x)
         batch = self._encoded(candidates, theirs, user, counts)
-        for start in range(0, len(batch), self._most):
-            piece = batch if len(batch) <= self._most else batch.slice(start, start + self._most)
+
+        def work(start: int, stop: int) -> None:
+            piece = part_of(batch, start, stop)
             bound = self._buffers.bound(len(piece))
             bound.x.copy_(x)
             theirs.fill(piece, bound.x)
             bound.run(self._inputs(fixed, theirs.sequences(piece), len(piece)))
-            bound.copy(out[start : start + len(piece)])
+            bound.copy(out[start:stop])
+
+        self._share_out(len(batch), work)
         return counts
 
     def _encoded(self, candidates: Sequence[Row] | pa.Table, part: _Part, user: Row, counts: Counts) -> Batch:
@@ -163,6 +175,11 @@ def _complete(table: pa.Table, columns: Collection[str], context: Collection[str
                 raise DataError(f"user: column `{name}`: its value cannot be read: {error}") from None
             table = table.append_column(name, filled)
     return table
+
+
+def part_of(batch: Batch, start: int, stop: int) -> Batch:
+    """Rows of a batch, or itself where these are all."""
+    return batch if stop - start == len(batch) else batch.slice(start, stop)
 
 
 def best(scores: Scores, k: int) -> Ranking:

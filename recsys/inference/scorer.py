@@ -19,8 +19,9 @@ from recsys.errors import DataError
 from recsys.inference.buffers import Bound, Buffers, Scores
 from recsys.inference.choice import Choice
 from recsys.inference.parts import Parts
-from recsys.inference.rank import CandidateScorer
+from recsys.inference.rank import CandidateScorer, Work, part_of
 from recsys.inference.scores import score_dtype
+from recsys.threads import torch_threads
 
 __all__ = ["Scorer"]
 
@@ -43,13 +44,19 @@ class Scorer:
         self.choice, self.rows = choice, parts.rows
         self._max_batch, self._threads = max_batch, threads
         self._features, self._layout = parts.spec.features, parts.spec.layout
+        self._numbers = self._layout.dense.stop
         tasks = parts.encoder.inputs.tasks
         dtype = score_dtype(tasks)
         self._dtype, self._tasks = np.dtype(str(dtype).removeprefix("torch.")), len(tasks)
         self._executor = TableExecutor(parts.spec, parts.rows, plan)
         self._buffers = Buffers(max_batch, self._layout, self._tasks, dtype, choice)
-        self._candidates = CandidateScorer(parts.encoder, parts.spec, parts.rows, self._buffers, max_batch)
+        self._candidates = CandidateScorer(parts.encoder, parts.spec, parts.rows, self._buffers, self._shared_out)
         self._pool = ThreadPoolExecutor(threads, "recsys-session") if threads > 1 else None
+
+    @property
+    def unknown_ids(self) -> int:
+        """Ids of encoded batches so far that were out of range."""
+        return self._executor.unknown_ids
 
     def empty(self, n: int) -> Scores:
         """An array for the scores of n rows."""
@@ -64,38 +71,43 @@ class Scorer:
         Raises:
             DataError: When the batch or `out` does not fit, or a score is not finite.
         """
-        n = len(batch)
-        if batch.ids.features != self._features or batch.dense.shape[1] != self._layout.dense.stop:
+        n, numbers = batch.dense.shape
+        if batch.ids.features != self._features or numbers != self._numbers:
             raise DataError(
-                f"expected a batch of {self._layout.dense.stop} numbers and features {', '.join(self._features)}, got "
-                f"{batch.dense.shape[1]} and {', '.join(batch.ids.features)}: encode with the session's encoder"
+                f"expected a batch of {self._numbers} numbers and features {', '.join(self._features)}, got "
+                f"{numbers} and {', '.join(batch.ids.features)}: encode with the session's encoder"
             )
         if out is None:
             out = self.empty(n)
         elif not isinstance(out, np.ndarray) or out.shape != self._shape(n) or out.dtype != self._dtype:
             came = f"{out.dtype} {out.shape}" if isinstance(out, np.ndarray) else type(out).__name__
             raise DataError(f"expected `out` as {self._dtype} {self._shape(n)}, got {came}")
+        elif not out.flags.writeable:
+            raise DataError("expected `out` as an array that can be written to, got a read-only one")
         if n > self._max_batch or (self._pool is not None and n >= 2 * _WORTH):
-            self._split(batch, out)
+            self._shared_out(n, lambda start, stop: self._piece(part_of(batch, start, stop), out[start:stop]))
         elif n:
-            self._piece(batch, out)
+            with torch_threads(1):
+                self._piece(batch, out)
         return out
 
-    def _split(self, batch: Batch, out: Scores) -> None:
-        """Pieces of at most `max_batch` rows, shared out among the threads."""
-        step = max(min(self._max_batch, -(-len(batch) // self._threads)), _WORTH)
-        step = min(step, self._max_batch)
-        starts = range(0, len(batch), step)
-
-        def piece(start: int) -> None:
-            self._piece(batch.slice(start, start + step), out[start : start + step])
-
-        if self._pool is None:
-            for start in starts:
-                piece(start)
+    def _shared_out(self, n: int, work: Work) -> None:
+        """Do `work` on n rows, at most `max_batch` at once, shared out among the threads."""
+        few = n < 2 * _WORTH
+        step = min(n if few else max(-(-n // self._threads), _WORTH), self._max_batch)
+        pieces = [(start, min(start + step, n)) for start in range(0, n, step)]
+        if self._pool is None or few:
+            with torch_threads(1):
+                for start, stop in pieces:
+                    work(start, stop)
             return
-        futures = [self._pool.submit(piece, start) for start in starts]
-        wait(futures)  # all of them, so that nobody writes to `out` any more
+
+        def alone(start: int, stop: int) -> None:
+            with torch_threads(1):  # each thread has a number of its own
+                work(start, stop)
+
+        futures = [self._pool.submit(alone, *piece) for piece in pieces]
+        wait(futures)  # all of them, so that nobody writes to the result any more
         for future in futures:
             future.result()
 
@@ -116,7 +128,7 @@ class Scorer:
         """Microseconds of look-ups and network, on one thread; a large batch runs in pieces, as `scores` has it."""
         lookup = network = 0.0
         for start in range(0, len(batch), self._max_batch):
-            piece = batch if len(batch) <= self._max_batch else batch.slice(start, start + self._max_batch)
+            piece = part_of(batch, start, min(start + self._max_batch, len(batch)))
             bound = self._buffers.bound(len(piece))
             times = [time.perf_counter()]
             sequences = self._look_up(piece, bound)
@@ -136,4 +148,5 @@ class Scorer:
             DataError: When a column is of no feature or on the wrong side, or a value cannot be read.
         """
         out = self.empty(len(candidates))
-        return out, self._candidates.scores(user, candidates, out) if len(out) else Counts()
+        with torch_threads(1):
+            return out, self._candidates.scores(user, candidates, out)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+import operator
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import pyarrow as pa
@@ -16,13 +17,12 @@ from recsys.data.batch import Batch
 from recsys.data.encoder import Counts
 from recsys.data.readers import Dataset, Rows
 from recsys.data.rows import RowEncoder
-from recsys.data.schema import Format
 from recsys.dataflow.plan import DataFlowPlan
 from recsys.dataflow.platform import read_cores
-from recsys.errors import ConfigError, DataError
-from recsys.inference.backends import Backend, Precision, load
+from recsys.errors import ConfigError, DataError, RecsysError
+from recsys.inference.backends import Backend, Precision
 from recsys.inference.buffers import Scores
-from recsys.inference.choice import Choice, choose
+from recsys.inference.choice import Choice, checked, choose
 from recsys.inference.parts import Parts, Storing, open_parts
 from recsys.inference.profile import SizeProfile, drawn, profile
 from recsys.inference.rank import Ranking, best
@@ -32,6 +32,8 @@ __all__ = ["InferenceSession", "session"]
 
 MAX_BATCH = 512
 """Rows that go through the network at once: more do not fit the caches of a core, and take longer each."""
+_MOST_ROWS, _MOST_THREADS = 1 << 20, 1024
+"""More is a mistake: every thread has buffers for `max_batch` rows."""
 _READ = 16_384
 """Rows of a frame or a file that are encoded at once."""
 
@@ -72,8 +74,10 @@ class InferenceSession:
         max_batch: int = MAX_BATCH,
         threads: int = 1,
     ) -> None:
-        if max_batch < 1 or threads < 1:
-            raise ConfigError(f"expected max_batch and threads of 1 or more, got {max_batch} and {threads}")
+        _one_of("backend", backend, ("auto", *get_args(Backend)))
+        _one_of("precision", precision, ("auto", *get_args(Precision)))
+        max_batch = _number("max_batch", max_batch, _MOST_ROWS)
+        threads = _number("threads", threads, _MOST_THREADS)
         self.encoder, self.counts = parts.encoder, Counts()
         self.max_batch = max_batch
         self.spec, self.source = parts.spec, parts.source
@@ -110,7 +114,8 @@ class InferenceSession:
 
         Raises:
             ConfigError: After `close`.
-            DataError: When a column is of no feature or mistyped, ids do not fit, or a score is not finite.
+            DataError: When a column is of no feature or mistyped, a batch or `out` does not fit, or a score is not
+                finite. An id of a batch that is out of its table's range reads row 0, and is counted in `unknown_ids`.
         """
         scorer = self._open()
         if isinstance(rows, Batch):
@@ -120,8 +125,8 @@ class InferenceSession:
         if isinstance(rows, Mapping):
             rows = [rows]
         if isinstance(rows, Sequence) and not isinstance(rows, str) and (not rows or isinstance(rows[0], Mapping)):
-            return scorer.scores(self.encode_rows(rows))
-        parts = [scorer.scores(self.encode(table)) for table in self._tables(rows)]
+            return scorer.scores(self._batch_of_rows(rows))
+        parts = [scorer.scores(self._batch(table)) for table in self._tables(rows)]
         return np.concatenate(parts) if parts else scorer.empty(0)
 
     def _tables(self, rows: Rows) -> Iterator[pa.Table]:
@@ -131,10 +136,14 @@ class InferenceSession:
         names = data.schema.names
         if not data.files:
             self._check_known(names)
-        present = [name for name in schema.columns if name in names]
-        if not present:
-            raise DataError(f"expected columns {', '.join(schema.columns)}, got {', '.join(names) or 'none'}")
-        return (table for table, _ in data.read(present, _READ))
+        return (table for table, _ in data.read(self._present(names), _READ))
+
+    def _present(self, names: Sequence[str]) -> list[str]:
+        """The features' columns among others."""
+        found = [name for name in self.columns if name in names]
+        if not found:
+            raise DataError(f"expected columns {', '.join(self.columns)}, got {', '.join(names) or 'none'}")
+        return found
 
     def _check_known(self, names: Sequence[str]) -> None:
         odd = next((name for name in names if name not in self._known), None)
@@ -151,8 +160,17 @@ class InferenceSession:
         """The batch of a table's rows; columns that are absent are missing in every row, and counted.
 
         Raises:
-            DataError: When a column is of no feature or mistyped.
+            ConfigError: After `close`.
+            DataError: When it is no Arrow table, or a column is of no feature or mistyped.
         """
+        self._open()
+        if not isinstance(table, pa.Table):
+            raise DataError(f"expected an Arrow table, got {type(table).__name__}: `predict` takes other rows, too")
+        self._check_known(table.column_names)
+        self._present(table.column_names)
+        return self._batch(table)
+
+    def _batch(self, table: pa.Table) -> Batch:
         counts = Counts()
         batch = self.encoder.encode(self._complete(table), labels=False, counts=counts)
         self._count(counts)
@@ -162,8 +180,13 @@ class InferenceSession:
         """The batch of rows given as dicts; what is absent is missing, and counted.
 
         Raises:
+            ConfigError: After `close`.
             DataError: When a row has a column of no feature, or a value that cannot be read.
         """
+        self._open()
+        return self._batch_of_rows(rows)
+
+    def _batch_of_rows(self, rows: Sequence[Mapping[str, Any]]) -> Batch:
         counts = Counts()
         batch = self._encode_rows(rows, counts)
         self._count(counts)
@@ -182,6 +205,11 @@ class InferenceSession:
     def step_times(self, batch: Batch) -> tuple[float, float]:
         """Microseconds that look-ups and network of a batch take, on one thread."""
         return self._open().step_times(batch)
+
+    @property
+    def unknown_ids(self) -> int:
+        """Ids of encoded batches so far that were out of their tables' range: each read row 0."""
+        return self._open().unknown_ids
 
     @property
     def table_bytes(self) -> int:
@@ -212,13 +240,11 @@ class InferenceSession:
             ConfigError: After `close`, when `k` is below 1, or the label is not named.
             DataError: When a column is of no feature or on the wrong side, or a value cannot be read.
         """
-        scorer, column = self._open(), self._task(task)
-        if not isinstance(k, int) or k < 1:
-            raise ConfigError(f"expected k of 1 or more, got {k}")
+        scorer, column, k = self._open(), self._task(task), _number("k", k)
         if not isinstance(user, Mapping):
             raise DataError(f"expected the user as a mapping of columns to values, got {type(user).__name__}")
         if not (isinstance(candidates, (list, tuple)) and all(isinstance(row, Mapping) for row in candidates)):
-            candidates = _whole(candidates, self.encoder.schema.format)
+            candidates = _whole(candidates)
         scores, counts = scorer.rank(user, candidates)
         self._count(counts)
         return best(scores if scores.ndim == 1 else scores[:, column], k)
@@ -241,11 +267,41 @@ class InferenceSession:
         self.close()
 
 
-def _whole(rows: Any, format: Format | None) -> pa.Table:
-    """A frame or a file as one table."""
-    data = Dataset(rows, format)
+def _whole(rows: Any) -> pa.Table:
+    """A frame as one table; nothing that is named is opened.
+
+    Raises:
+        DataError: When it is none.
+    """
+    if isinstance(rows, (str, Path, list, tuple)):
+        raise DataError(f"expected candidates as dicts, an Arrow table or a DataFrame, got {_told(rows)}")
+    data = Dataset(rows)
     parts = [table for table, _ in data.read()]
     return pa.concat_tables(parts) if parts else data.schema.empty_table()
+
+
+def _told(rows: Any) -> str:
+    """What kind of rows somebody gave."""
+    name = type(rows).__name__
+    odd = next((row for row in rows if not isinstance(row, Mapping)), None) if isinstance(rows, (list, tuple)) else None
+    return name if odd is None else f"a {name} with {type(odd).__name__}"
+
+
+def _one_of(name: str, value: object, known: Sequence[str]) -> None:
+    if not isinstance(value, str) or value not in known:
+        raise ConfigError(f"expected {name} as one of {', '.join(known)}, got {value!r}")
+
+
+def _number(name: str, value: Any, most: int | None = None) -> int:
+    """A whole number of 1 to `most`, numpy's among them."""
+    try:
+        found = 0 if isinstance(value, (bool, np.bool_)) else operator.index(value)
+    except TypeError:
+        found = 0
+    if found < 1 or (most is not None and found > most):
+        limit = "1 or more" if most is None else f"1 to {most:,}"
+        raise ConfigError(f"expected {name} of {limit}, a whole number, got {value!r}")
+    return found
 
 
 def session(
@@ -275,6 +331,7 @@ def session(
         ConfigError: When arguments contradict each other or the model.
         MissingExtraError: When a back end that was asked for is not installed.
     """
+    _one_of("storage", storage, get_args(Storing))
     chosen = DataFlowPlan.read(Path(plan)) if isinstance(plan, (str, Path)) and plan != "auto" else plan
     given = chosen if isinstance(chosen, DataFlowPlan) else None
     parts = open_parts(Path(run), given, storage)
@@ -293,7 +350,13 @@ def _chosen(
     kinds = parts.precisions if precision == "auto" else (precision,)
     if backend != "auto":
         kind = kinds[0]
-        return kind, Choice({most: (backend, load(backend, kind, parts.program_for(kind)))}, {}, {})
-    choices = {kind: choose(parts.program_for(kind), kind, most) for kind in kinds}
+        return kind, Choice({most: (backend, checked(backend, kind, parts.program_for(kind)))}, {}, {})
+    choices: dict[Precision, Choice] = {}
+    for kind in kinds:
+        try:
+            choices[kind] = choose(parts.program_for(kind), kind, most)
+        except RecsysError:  # it passed the gate on a machine that could run it
+            if kind == kinds[-1] and not choices:
+                raise
     kind = min(choices, key=lambda kind: sum(math.log(min(row.values())) for row in choices[kind].us.values()))
     return kind, choices[kind]

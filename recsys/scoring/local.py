@@ -20,12 +20,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
+import recsys
 from recsys.data.ahead import side_by_side
 from recsys.data.batch import Batch
 from recsys.data.encoder import Counts, Encoder
 from recsys.data.readers import Dataset, Place, Rows, files_in
 from recsys.dataflow.platform import read_cores
-from recsys.errors import DataError
+from recsys.errors import ConfigError, DataError
 from recsys.files import locked, make_folder, move, replacing, sweep
 from recsys.inference.backends import Precision, absent
 from recsys.inference.choice import measured
@@ -40,6 +41,8 @@ __all__ = ["PART_ROWS", "Scored", "score", "session_for"]
 PART_ROWS = 1 << 18
 """Rows of a part: what a kill may cost, and the most that is held before it is written."""
 _FORMAT = 1
+_MARK = b"recsys.scores"
+"""Key of an output's metadata, by which it may be replaced: any other Parquet file is somebody's data."""
 _ROW_BYTES = 200
 """Of a row of text, about."""
 _WORTH_FLOPS = 1e12
@@ -100,16 +103,24 @@ def score(
         target: The Parquet file to write, or the folder.
         keep: Columns of `source` to copy; those of a text file as text.
         batch_size: Rows at a time.
-        overwrite: Discard the unfinished work of another job.
+        overwrite: Discard the unfinished work of another job, and replace a Parquet file that no job has written.
         show: A progress bar on standard error.
 
     Raises:
+        ConfigError: When `batch_size` is below 1.
         DataError: When a file cannot be read or written, a column is absent or would stand twice, another job writes
-            to `target`, or it holds the unfinished work of another one.
+            to `target`, it holds the unfinished work of another one, or a file that is there is none of scores.
     """
     started = time.monotonic()
     source, target = Path(source), Path(target)
-    files = _files(source, target)
+    if batch_size < 1:
+        raise ConfigError(f"expected a batch_size of 1 or more rows, got {batch_size}")
+    try:
+        files = _files(source, target)
+        for file in files:
+            _check_replaceable(file.target, overwrite)
+    except OSError as error:
+        raise DataError(f"{error.filename or target}: cannot be read or written: {error.strerror or error}") from None
     schema = model.encoder.schema
     columns = list(dict.fromkeys([*schema.columns, *keep]))
     opened = [Dataset(file.source, schema.format, columns) for file in files]
@@ -258,8 +269,6 @@ def _files(source: Path, target: Path) -> list[_File]:
             raise DataError(f"{target}: expected the name of a file to write, got a folder or a device")
         if target.exists() and source.exists() and target.samefile(source):
             raise DataError(f"{target}: is the input itself; name another file")
-        if target.is_file() and not _is_parquet(target):
-            raise DataError(f"{target}: is there already and is no Parquet file of scores; name another file")
         return [_File(source, target)]
     one, other = source.resolve(), target.resolve()
     if target.is_file():
@@ -277,9 +286,23 @@ def _files(source: Path, target: Path) -> list[_File]:
     return files
 
 
-def _is_parquet(path: Path) -> bool:
-    with path.open("rb") as file:
-        return file.read(4) in (b"PAR1", b"")
+def _check_replaceable(target: Path, overwrite: bool) -> None:
+    """Make sure that a file which is there may be replaced: it is empty, or was written by a scoring job.
+
+    Raises:
+        DataError: When it is no Parquet file, or one without the mark of scores and `overwrite` is not set.
+    """
+    if not target.exists() or target.stat().st_size == 0:
+        return
+    try:
+        marked = _MARK in (pq.read_schema(target).metadata or {})
+    except pa.ArrowException:
+        raise DataError(f"{target}: is there already and is no Parquet file of scores; name another file") from None
+    if not marked and not overwrite:
+        raise DataError(
+            f"{target}: is there already and is not marked as written by a scoring job of this version; name another "
+            "file, or say overwrite"
+        )
 
 
 def _renamed(path: Path) -> Path:
@@ -314,7 +337,8 @@ def _output(encoder: Encoder, file: _File, data: Dataset, keep: Sequence[str]) -
         raise DataError(f"the output would hold column `{twice[0]}` twice; leave it out of keep")
     data.need(encoder.schema.columns)
     kinds = [pa.float32() if task.kind == "binary" else pa.float64() for task in tasks]
-    return pa.schema([types.field(name) for name in keep] + list(map(pa.field, names, kinds)))
+    fields = [types.field(name) for name in keep] + list(map(pa.field, names, kinds))
+    return pa.schema(fields, metadata={_MARK: recsys.__version__})
 
 
 def _bar(opened: list[Dataset], journal: Journal, show: bool) -> tqdm[Any]:

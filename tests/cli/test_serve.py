@@ -33,7 +33,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (["RUN", "--port", "99999"], "expected a port of 0 (any that is free) to 65535, got 99999"),
         (["RUN", "--host", "198.51.100.1", "--port", "0"], "cannot serve on 198.51.100.1"),
         (["RUN", "--port", "0", "--plan", "no-such-plan.json"], "no-such-plan.json"),
-        (["RUN", "--port", "0", "--threads", "0"], "threads of 1 or more"),
+        (["RUN", "--port", "0", "--threads", "0"], "threads of 1 to 1,024"),
         (["RUN", "--port", "0", "--backend", "tpu"], "tpu"),
         (["RUN", "--port", "0", "--limits.max-rows", "0"], "max_rows"),
         *(

@@ -44,7 +44,8 @@ def test_anything_that_exports_arrow_is_read() -> None:
 
 def test_what_is_no_data_is_refused() -> None:
     with pytest.raises(
-        DataError, match="expected paths, an Arrow table, a DataFrame or anything else that exports Arrow, got int"
+        DataError,
+        match="expected paths, an Arrow table, a DataFrame or anything else with columns that exports Arrow, got int",
     ):
         read(5)
 

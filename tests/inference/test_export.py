@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -278,3 +279,90 @@ def test_tables_beyond_memory_are_refused_before_they_are_read(export: Path, mon
         eager(export)
     with eager(export, storage="map") as session:
         assert session.predict({}).shape == (1,)
+
+
+def written_again(folder: Path, times: int, monkeypatch: pytest.MonkeyPatch, other: Path) -> list[int]:
+    """Others write the folder again whenever its network is read, that many times."""
+    real = recsys.inference.network.read
+    seen: list[int] = []
+
+    def read(path: Path) -> Any:
+        seen.append(len(seen))
+        if len(seen) <= times:
+            source = other if len(seen) % 2 else folder.with_name("before")
+            for name in ("schema.json", "network.pt2", "tables.bin", SEAL):
+                shutil.copy(source / name, folder / f"{name}.new")
+                os.replace(folder / f"{name}.new", folder / name)
+        return real(path)
+
+    monkeypatch.setattr(recsys.inference.network, "read", read)
+    return seen
+
+
+def test_an_export_that_is_written_again_while_it_is_opened_is_opened_again(
+    copy: Path, din: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Readers take no lock: they would pair one export's tables with another one's network."""
+    shutil.copytree(copy, tmp_path / "before")
+    convert(din, tmp_path / "other", show=False)
+    expected = eager(tmp_path / "other").predict({"item": "i3"})
+    seen = written_again(copy, 1, monkeypatch, tmp_path / "other")
+    with eager(copy, storage="map") as session:
+        assert len(seen) == 2
+        assert session.source == read_seal(tmp_path / "other").digest()
+        assert np.array_equal(session.predict({"item": "i3"}), expected)
+
+
+def test_an_export_that_is_written_again_and_again_is_given_up(
+    copy: Path, din: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(copy, tmp_path / "before")
+    convert(din, tmp_path / "other", show=False)
+    seen = written_again(copy, 9, monkeypatch, tmp_path / "other")
+    with pytest.raises(CheckpointError, match="was written again while it was opened; open it when that has ended"):
+        eager(copy)
+    assert len(seen) == 2
+
+
+def test_what_the_disk_refuses_is_one_sentence(
+    run: Path, copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tests may run as root, whom no mode stops."""
+    shutil.copytree(copy, tmp_path / "odd")
+    (tmp_path / "odd" / "tables.bin").unlink()
+    (tmp_path / "odd" / "tables.bin").mkdir()
+    with pytest.raises(CheckpointError, match=r"odd: cannot be written again: .*tables\.bin"):
+        convert(run, tmp_path / "odd", overwrite=True, show=False)
+
+    def refuse(path: Path, *_: Any, **__: Any) -> Any:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", refuse)
+        with pytest.raises(CheckpointError, match=r"copy: cannot be written again: .*Permission denied"):
+            converting._written(load(run), copy, None, False, True, False)
+    with monkeypatch.context() as patch:
+        seal = read_seal(copy)
+        patch.setattr(Path, "open", refuse)
+        with pytest.raises(CheckpointError, match=r"network\.pt2: cannot be read: Permission denied"):
+            seal.check(copy, ("network.pt2",), unread=("tables.bin", "schema.json"))
+    with pytest.raises(CheckpointError, match="cannot be read: File name too long"):
+        eager(tmp_path / ("a" * 300))
+
+
+def test_an_export_that_nothing_could_run_is_not_sealed(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its list of precisions would be empty, and the seal could not be read."""
+    for name in ("absent", "InferenceSession"):
+        with monkeypatch.context() as patch:
+            patch.setattr(converting, "absent", lambda *_: "left out here" if name == "absent" else None)  # noqa: B023
+            if name != "absent":
+                patch.setattr(converting, name, refused)
+            with pytest.raises(QualityError, match="no back end here could run the export as fp32"):
+                convert(run, tmp_path / "out", data=toy.rows(20), show=False)
+        assert not (tmp_path / "out" / SEAL).exists()
+
+
+def refused(*_: Any) -> Any:
+    raise ConfigError("does not build")

@@ -146,3 +146,15 @@ def test_no_rows_are_an_error(run: Path, trained: Checkpoint) -> None:
 def test_a_tolerance_cannot_be_negative() -> None:
     with pytest.raises(ConfigError, match="auc: input should be greater than or equal to 0"):
         Tolerance.parse({"auc": -1}, "here")
+
+
+def test_a_regressions_differences_are_a_share_of_the_labels_spread_and_without_labels_of_the_scores(two: Path) -> None:
+    checkpoint, table = load(two), toy.rows(300, 4)
+    theirs = checkpoint.predict(table)[:, 1]
+    for rows, spread in (
+        (table, table["rating"].to_numpy().std()),
+        (table.drop_columns(["label", "rating"]), theirs.std()),
+    ):
+        with spoilt(two, 0.3) as session:
+            task = verify(checkpoint, session, rows, show=False).tasks["rating"]
+        assert any(f"scores differ by {task.mean / spread:.5f} in the mean" in reason for reason in task.reasons)

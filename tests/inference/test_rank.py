@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -37,7 +39,7 @@ def test_the_scores_are_those_of_n_copies(request: pytest.FixtureRequest, model:
         assert found.positions.tolist() == np.argsort(-expected, kind="stable")[:5].tolist()
         np.testing.assert_allclose(found.scores, expected[found.positions], atol=1e-6)
         table = pa.Table.from_pylist(ITEMS)
-        for candidates in (table, table.to_pandas()):
+        for candidates in (table, table.to_pandas(), table.to_batches()[0], tuple(ITEMS)):
             again = session.rank(USER, candidates, 5)
             assert again.positions.tolist() == found.positions.tolist()
             np.testing.assert_allclose(again.scores, found.scores, atol=1e-6)
@@ -46,10 +48,22 @@ def test_the_scores_are_those_of_n_copies(request: pytest.FixtureRequest, model:
 def test_all_come_where_k_is_larger_and_none_of_none(run: Path) -> None:
     with eager(run) as session:
         assert sorted(session.rank(USER, ITEMS, 99).positions.tolist()) == list(range(20))
-        nothing = session.rank(USER, [], 3)
-        assert (nothing.positions.shape, nothing.scores.shape) == ((0,), (0,))
-        with pytest.raises(ConfigError, match="k of 1 or more, got 0"):
+        before = session.counts.rows
+        empty: tuple[Any, ...] = ([], pa.table({"item": pa.array([], pa.string())}))
+        for candidates in empty:
+            nothing = session.rank(USER, candidates, 3)
+            assert (nothing.positions.shape, nothing.scores.shape) == ((0,), (0,))
+        assert session.counts.rows == before
+        with pytest.raises(ConfigError, match="k of 1 or more, a whole number, got 0"):
             session.rank(USER, ITEMS, 0)
+
+
+def test_many_candidates_are_shared_out_among_threads(din: Path) -> None:
+    many = ITEMS * 30
+    with eager(din) as alone, eager(din, threads=3) as session:
+        expected, found = alone.rank(USER, many, 600), session.rank(USER, many, 600)
+        np.testing.assert_allclose(found.scores, expected.scores, atol=1e-6)
+        np.testing.assert_allclose(found.scores, copies(alone, USER, many)[found.positions], atol=1e-6)
 
 
 def test_equal_scores_stay_in_order(run: Path) -> None:
@@ -93,6 +107,31 @@ def test_columns_on_the_wrong_side_or_of_no_feature_are_refused(run: Path) -> No
             session.rank(None, ITEMS, 1)  # type: ignore[arg-type]
         with pytest.raises(ConfigError, match="k of 1 or more"):
             session.rank(USER, ITEMS, 1.5)  # type: ignore[arg-type]
+
+
+def test_without_candidates_columns_are_looked_at_all_the_same(run: Path) -> None:
+    with eager(run) as session:
+        with pytest.raises(DataError, match=r"unknown column `usr`: did you mean `user`\?"):
+            session.rank({"usr": 1}, [], 1)
+        with pytest.raises(DataError, match=r"candidates: unknown column `itm`: did you mean `item`\?"):
+            session.rank(USER, pa.table({"itm": pa.array([], pa.string())}), 1)
+
+
+def test_candidates_are_never_opened_as_files(run: Path, tmp_path: Path) -> None:
+    pq.write_table(pa.Table.from_pylist(ITEMS), tmp_path / "items.parquet")
+    path = tmp_path / "items.parquet"
+    with eager(run) as session:
+        for odd, told in (
+            (path, "PosixPath"),
+            (str(path), "str"),
+            ([path], "a list with PosixPath"),
+            ([str(path)], "a list with str"),
+            ([ITEMS[0], 3], "a list with int"),
+        ):
+            with pytest.raises(DataError, match=f"as dicts, an Arrow table or a DataFrame, got {told}$"):
+                session.rank(USER, odd, 1)
+        with pytest.raises(DataError, match=r"got Series$"):
+            session.rank(USER, pd.Series(["i1"]), 1)
 
 
 def test_a_label_must_be_named_where_there_are_several(two: Path) -> None:

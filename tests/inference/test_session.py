@@ -8,7 +8,9 @@ import sys
 import threading
 import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -19,10 +21,15 @@ import torch
 
 import recsys
 from recsys.data.batch import Batch, JaggedIds
+from recsys.dataflow.executor import TableExecutor
 from recsys.dataflow.plan import DataFlowPlan, Piece, PlannedLookup, PlannedTable, Schedule
-from recsys.errors import CheckpointError, ConfigError, DataError, MissingExtraError
+from recsys.errors import CheckpointError, ConfigError, DataError, MissingExtraError, RecsysError
+from recsys.inference import choice
+from recsys.inference.backends import load as load_engine
+from recsys.inference.parts import from_checkpoint
 from recsys.inference.session import InferenceSession
 from recsys.models.checkpoint import Checkpoint, load
+from recsys.threads import torch_threads
 from tests import toy
 
 COLUMNS = ["user", "item", "history", "tags", "age"]
@@ -98,6 +105,33 @@ def test_a_larger_batch_is_split_among_threads(run: Path, trained: Checkpoint) -
             np.testing.assert_allclose(session.predict(batch), expected, atol=1e-6)
 
 
+@pytest.mark.parametrize(("threads", "n"), [(1, 1), (1, 300), (2, 100), (2, 300)])
+def test_whoever_scores_has_one_thread_of_torch(
+    run: Path, trained: Checkpoint, monkeypatch: pytest.MonkeyPatch, threads: int, n: int
+) -> None:
+    """Else every piece of a batch waits for threads that a busy machine does not run: 10 s in place of 0.2."""
+    seen: set[tuple[int, str]] = set()
+
+    def counted(step: Any) -> Any:
+        def call(*args: Any) -> Any:
+            seen.add((torch.get_num_threads(), threading.current_thread().name.partition("_")[0]))
+            return step(*args)
+
+        return call
+
+    monkeypatch.setattr(TableExecutor, "lookup", counted(TableExecutor.lookup))
+    monkeypatch.setattr(Batch, "slice", counted(Batch.slice))
+    with torch_threads(2), eager(run, threads=threads, max_batch=200) as session:
+        batch = batch_of(trained, n)
+        session.predict(batch)
+        assert seen == {(1, "recsys-session" if threads > 1 and n > 128 else threading.current_thread().name)}
+        assert torch.get_num_threads() == 2
+        seen.clear()
+        session.rank({}, [{"item": "i1"}] * n, 1)
+        assert {name for _, name in seen} == {"MainThread"} | ({"recsys-session"} if threads > 1 and n > 128 else set())
+        assert {count for count, _ in seen} == {1}
+
+
 def test_out_is_filled_and_must_fit(session: InferenceSession, trained: Checkpoint) -> None:
     batch = batch_of(trained, 20)
     out = np.full(20, np.nan, dtype=np.float32)
@@ -106,6 +140,9 @@ def test_out_is_filled_and_must_fit(session: InferenceSession, trained: Checkpoi
     for wrong in (np.empty(19, np.float32), np.empty(20), np.empty((20, 1), np.float32)):
         with pytest.raises(DataError, match=r"expected `out` as float32 \(20,\)"):
             session.predict(batch, out=wrong)
+    out.flags.writeable = False
+    with pytest.raises(DataError, match="got a read-only one"):
+        session.predict(batch, out=out)
     with pytest.raises(ConfigError, match="`out` takes the scores of an encoded batch"):
         session.predict(toy.rows(20).select(COLUMNS), out=out)
 
@@ -174,7 +211,15 @@ def test_a_closed_session_says_so(run: Path, trained: Checkpoint) -> None:
     session = eager(run)
     session.close()
     session.close()
-    for call in (lambda: session.predict({}), lambda: session.rank({}, [], 1), session.warm_up, session.profile):
+    for call in (
+        lambda: session.predict({}),
+        lambda: session.rank({}, [], 1),
+        lambda: session.encode(pa.table({"item": ["i1"]})),
+        lambda: session.encode_rows([{}]),
+        lambda: session.unknown_ids,
+        session.warm_up,
+        session.profile,
+    ):
         with pytest.raises(ConfigError, match="this session is closed"):
             call()
 
@@ -194,8 +239,17 @@ def test_profile_tells_where_time_goes(run: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        ({"max_batch": 0}, "max_batch and threads of 1 or more"),
-        ({"threads": 0}, "max_batch and threads of 1 or more"),
+        ({"max_batch": 0}, "expected max_batch of 1 to 1,048,576, a whole number, got 0"),
+        ({"max_batch": 10**13}, "expected max_batch of 1 to 1,048,576, a whole number, got 10000000000000"),
+        ({"max_batch": True}, "expected max_batch of 1 to"),
+        ({"max_batch": 8.0}, "expected max_batch of 1 to"),
+        ({"threads": 0}, "expected threads of 1 to 1,024, a whole number, got 0"),
+        ({"threads": "2"}, "expected threads of 1 to"),
+        ({"threads": 10**6}, "expected threads of 1 to"),
+        ({"backend": "tensorrt"}, "expected backend as one of auto, eager, aoti, onnx, got 'tensorrt'"),
+        ({"backend": None}, "expected backend as one of"),
+        ({"precision": "fp16"}, "expected precision as one of auto, fp32, bf16, int8, got 'fp16'"),
+        ({"storage": "disk"}, "expected storage as one of huge, map, got 'disk'"),
         ({"storage": "map"}, "export it first"),
         ({"plan": "nowhere.json"}, "no such file"),
     ],
@@ -300,3 +354,69 @@ def test_a_call_that_is_at_work_ends_when_the_session_is_closed(run: Path, train
         assert not thread.is_alive()
     assert found
     assert all(np.array_equal(scores, expected) for scores in found)
+
+
+def test_numbers_of_numpy_are_whole_numbers_too(run: Path) -> None:
+    with eager(run, max_batch=np.int32(8), threads=np.uint8(2)) as session:
+        assert session.max_batch == 8
+        assert session.rank({"user": 3}, [{"item": "i1"}, {"item": "i2"}], np.int64(1)).positions.shape == (1,)  # type: ignore[arg-type]
+        with pytest.raises(ConfigError, match="expected k of 1 or more, a whole number, got True"):
+            session.rank({}, [{}], True)
+
+
+def test_ids_out_of_range_read_row_0_and_are_counted(session: InferenceSession, trained: Checkpoint) -> None:
+    batch = batch_of(trained, 4)
+    assert session.unknown_ids == 0
+    values = batch.ids.values.clone()
+    values[:2] = torch.tensor([1 << 40, -1])
+    first = values.clone()
+    first[:2] = 0
+    ids = JaggedIds(batch.ids.features, values, batch.ids.offsets)
+    found = session.predict(Batch(batch.dense, ids))
+    assert session.unknown_ids == 2
+    assert np.array_equal(found, session.predict(Batch(batch.dense, JaggedIds(ids.features, first, ids.offsets))))
+    session.predict({"user": "never seen"})
+    assert session.unknown_ids == 2
+
+
+def test_what_has_no_columns_is_refused_in_one_sentence(session: InferenceSession) -> None:
+    with pytest.raises(DataError, match=r"anything else with columns that exports Arrow, got Series"):
+        session.predict(pd.Series([1, 2]))
+    with pytest.raises(DataError, match=r"with columns that exports Arrow, got Int64Array"):
+        session.predict(pa.array([1, 2]))
+    with pytest.raises(DataError, match="expected an Arrow table, got DataFrame: `predict` takes other rows"):
+        session.encode(pd.DataFrame({"item": ["i1"]}))
+
+
+def test_encode_refuses_what_predict_refuses(session: InferenceSession) -> None:
+    with pytest.raises(DataError, match="column `zzz` is no feature's"):
+        session.encode(pa.table({"zzz": [1]}))
+    with pytest.raises(DataError, match="expected columns user, item"):
+        session.encode(pa.table({"label": [1]}))
+    assert len(session.encode(pa.table({"item": ["i1"]}))) == 1
+
+
+def test_a_precision_that_cannot_run_here_keeps_no_export_from_opening(
+    trained: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It passed the gate on another machine."""
+    parts = replace(from_checkpoint(trained), precisions=("fp32", "int8"))
+    monkeypatch.setattr(choice, "absent", lambda backend, kind: None if backend == "eager" else "left out here")
+    monkeypatch.setattr(choice, "_SECONDS", 0.0)
+    with InferenceSession(parts, max_batch=1) as session:
+        assert session.precision == "fp32"
+    with pytest.raises(RecsysError, match="no back end can run a network as int8 here: left out here"):
+        InferenceSession(parts, precision="int8", max_batch=1)
+
+
+def test_a_back_end_that_was_asked_for_must_give_the_networks_scores(
+    run: Path, trained: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = from_checkpoint(trained).program
+    with torch.no_grad():
+        for name, weight in other.state_dict.items():
+            if name.endswith("bias"):
+                weight += 3
+    monkeypatch.setattr(choice, "load", lambda backend, kind, _: load_engine("eager", kind, other))
+    with pytest.raises(ConfigError, match="eager as fp32 gives other scores than eager torch"):
+        eager(run)

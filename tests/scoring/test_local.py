@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from recsys.data import parquet
-from recsys.errors import DataError
+from recsys.errors import ConfigError, DataError
 from recsys.files import locked
 from recsys.models.checkpoint import Checkpoint, save
 from recsys.scoring import local
@@ -59,6 +59,51 @@ def test_what_is_no_parquet_file_is_never_replaced(trained: Checkpoint, source: 
     assert (tmp_path / "thesis.txt").read_text() == "years of work"
 
 
+def test_only_scores_are_replaced_unasked(trained: Checkpoint, source: Path, tmp_path: Path) -> None:
+    target = tmp_path / "out.parquet"
+    pq.write_table(pa.table({"score": [1.0]}), target)
+    before = target.read_bytes()
+    with pytest.raises(DataError, match=r"not marked as written by a scoring job .*; name another file, or say over"):
+        score(trained, source, target, show=False)
+    assert target.read_bytes() == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in.parquet", "out.parquet"]
+    assert score(trained, source, target, show=False, overwrite=True).rows == 1000
+    assert score(trained, source, target, ["row"], show=False).rows == 1000  # what a job wrote
+    (tmp_path / "empty.parquet").touch()
+    assert score(trained, source, tmp_path / "empty.parquet", show=False).rows == 1000
+
+
+def test_of_a_folder_too(trained: Checkpoint, source: Path, tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "out").mkdir()
+    source.rename(tmp_path / "data" / "a.parquet")
+    pq.write_table(pa.table({"score": [1.0]}), tmp_path / "out" / "a.parquet")
+    with pytest.raises(DataError, match=r"out/a\.parquet: is there already and is not marked"):
+        score(trained, tmp_path / "data", tmp_path / "out", show=False)
+    for overwrite in (True, False):
+        assert score(trained, tmp_path / "data", tmp_path / "out", show=False, overwrite=overwrite).rows == 1000
+
+
+@pytest.mark.parametrize("size", [0, -1])
+def test_no_rows_at_a_time_are_refused_before_anything_is_made(
+    trained: Checkpoint, source: Path, tmp_path: Path, size: int
+) -> None:
+    with pytest.raises(ConfigError, match="a batch_size of 1 or more rows, got"):
+        score(trained, source, tmp_path / "out" / "out.parquet", batch_size=size, show=False)
+    assert [path.name for path in tmp_path.iterdir()] == ["in.parquet"]
+
+
+def test_names_that_are_too_long_are_one_sentence(trained: Checkpoint, source: Path, tmp_path: Path) -> None:
+    long = tmp_path / ("a" * 250 + ".parquet")
+    with pytest.raises(DataError, match=r"a\.parquet: cannot be read or written: File name too long"):
+        score(trained, source, long, show=False)
+    with pytest.raises(DataError, match="cannot be read or written: File name too long"):
+        score(trained, long, tmp_path / "out.parquet", show=False)
+    with pytest.raises(DataError, match="File name too long"):  # of what lies beside it
+        score(trained, source, tmp_path / ("a" * 245 + ".parquet"), show=False)
+    assert [path.name for path in tmp_path.iterdir()] == ["in.parquet"]
+
+
 def test_what_was_replaced_is_counted(trained: Checkpoint, tmp_path: Path) -> None:
     table = toy.rows(10).set_column(3, "item", [["never seen"] * 10])
     pq.write_table(table, tmp_path / "in.parquet")
@@ -74,17 +119,20 @@ def test_a_kill_at_any_change_of_the_disk_loses_and_repeats_no_row(
     straight = tmp_path / "straight.parquet"
     score(trained, source, straight, ["row"], batch_size=100, show=False)
     whole, target, kills = straight.read_bytes(), tmp_path / "out.parquet", 0
+    score(trained, source, target, show=False)
+    before = target.read_bytes()
+    target.unlink()
     for step in range(1000):
         with pytest.MonkeyPatch.context() as patch:
             if old:
-                target.write_bytes(b"PAR1old")
+                target.write_bytes(before)
             done = killed_at(step, patch)
             try:
                 score(trained, source, target, ["row"], batch_size=100, show=False)
                 break
             except Killed:
                 kills += 1
-        assert not target.exists() or target.read_bytes() in (b"PAR1old", whole)
+        assert not target.exists() or target.read_bytes() in (before, whole)
         patched = score(trained, source, target, ["row"], batch_size=100, show=False)
         assert patched.rows == 1000
         assert target.read_bytes() == whole
@@ -201,7 +249,8 @@ def test_an_input_that_changes_stops_the_job_and_keeps_what_was_there(
 ) -> None:
     monkeypatch.setattr(parquet, "_LEAST", 1)
     target = tmp_path / "out.parquet"
-    target.write_bytes(b"PAR1old")
+    score(trained, source, target, show=False)
+    before = target.read_bytes()
     real = local._with_scores
 
     def changing(*args: Any) -> pa.Table:
@@ -211,7 +260,7 @@ def test_an_input_that_changes_stops_the_job_and_keeps_what_was_there(
     monkeypatch.setattr(local, "_with_scores", changing)
     with pytest.raises(DataError, match="was changed while it was being read"):
         score(trained, source, target, batch_size=100, show=False)
-    assert target.read_bytes() == b"PAR1old"
+    assert target.read_bytes() == before
 
 
 def test_a_process_that_is_killed_goes_on(trained: Checkpoint, tmp_path: Path) -> None:
