@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
-from sympy import Expr, Ge, Gt, Le, Lt, Ne, Symbol, expand, true  # type: ignore[import-untyped]
+from sympy import Expr, Ge, Gt, Le, Lt, Ne, Symbol, expand, true
 from torch import Tensor
 from torch.export import ExportedProgram
 from torch.fx import GraphModule, Interpreter, Node

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from sympy import Expr, Symbol  # type: ignore[import-untyped]
+from sympy import Expr, Symbol
 from torch import Tensor
 from torch.export import ExportedProgram
 from torch.fx import Graph, GraphModule, Node
