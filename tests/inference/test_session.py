@@ -105,7 +105,7 @@ def test_a_larger_batch_is_split_among_threads(run: Path, trained: Checkpoint) -
             np.testing.assert_allclose(session.predict(batch), expected, atol=1e-6)
 
 
-@pytest.mark.parametrize(("threads", "n"), [(1, 1), (1, 300), (2, 100), (2, 300)])
+@pytest.mark.parametrize(("threads", "n"), [(1, 100), (1, 300), (2, 100), (2, 300)])
 def test_whoever_scores_has_one_thread_of_torch(
     run: Path, trained: Checkpoint, monkeypatch: pytest.MonkeyPatch, threads: int, n: int
 ) -> None:
