@@ -23,6 +23,7 @@ from typing import Any
 import torch
 from sympy import Expr, Ge, Gt, Le, Lt, Ne, Symbol, expand, true
 from torch import Tensor
+from torch._dispatch.python import enable_python_dispatcher
 from torch.export import ExportedProgram
 from torch.fx import GraphModule, Interpreter, Node
 
@@ -541,7 +542,7 @@ def worked_out(program: ExportedProgram) -> ExportedProgram:
         if node.name in own and not _same(value, weights[own[node.name]]):
             raise RefusedError(f"has another weight `{own[node.name]}` than it says")
     mode = stand_ins[0].fake_mode
-    with mode:
+    with mode, enable_python_dispatcher():  # without, torch 2.11 makes numbers of lengths
         _Meta(program.graph_module).run(*stand_ins)
     if mode.shape_env.replacements or not all(map(_holds, (guard.expr for guard in mode.shape_env.guards))):
         raise RefusedError("has operators that fit some lengths only")
