@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -141,11 +141,16 @@ def score(
                 _Job(session, data, output, columns, batch_size, journal, f, bar).run(file.target)
         parts = [record for record in journal.records if "rows" in record]
         shutil.rmtree(work, ignore_errors=True)
-    counts = Counts()
-    for record in parts:
-        counts.merge(Counts(**record["counts"]))
     rows = sum(record["rows"] for record in parts)
-    return Scored(rows, resumed, time.monotonic() - started, tuple(outputs[0].names), len(files), counts)
+    return Scored(rows, resumed, time.monotonic() - started, tuple(outputs[0].names), len(files), _counts(parts))
+
+
+def _counts(parts: Sequence[Mapping[str, Any]]) -> Counts:
+    """What the encoder met in all parts."""
+    found = Counts()
+    for record in parts:
+        found.merge(Counts(**record["counts"]))
+    return found
 
 
 def _journal(
