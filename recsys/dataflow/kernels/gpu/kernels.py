@@ -110,6 +110,7 @@ class GpuKernels:
                 WEIGHTED=weights is not None,
                 CHECKED=self._checked,
                 SPLIT=group.split,
+                NATIVE=x.is_cuda,
                 OUT=group.aligned(x),
                 num_warps=shapes.warps,
             )

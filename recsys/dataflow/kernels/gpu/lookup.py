@@ -47,26 +47,22 @@ def _addresses(ids, device, host, remap, STRIDE: tl.constexpr, SPLIT: tl.constex
 
 
 @triton.jit
-def _read(where, present, DIM: tl.constexpr, WIDTH: tl.constexpr, DTYPE: tl.constexpr, STRIDE: tl.constexpr):
-    """Rows as float32, [*where, WIDTH]; zeros where they are not present."""
+def _columns(
+    where, present,
+    DIM: tl.constexpr, WIDTH: tl.constexpr, DTYPE: tl.constexpr, STRIDE: tl.constexpr, NATIVE: tl.constexpr,
+):  # fmt: skip
+    """Stored columns of rows as float32, [*where, WIDTH]; zeros where they are not present."""
     align: tl.constexpr = 16 if STRIDE % 16 == 0 else (8 if STRIDE % 8 == 0 else (4 if STRIDE % 4 == 0 else 2))
     columns = tl.arange(0, WIDTH)[None, None, :]
     mask = present[:, :, None]
     if WIDTH != DIM:
         mask = mask & (columns < DIM)
     if DTYPE == "int8":
-        base = where.to(tl.pointer_type(tl.uint8), bitcast=True)
-        if STRIDE % 4 == 0:
-            base = tl.multiple_of(base, [align, align])
-        values = tl.load(base[:, :, None] + columns, mask=mask, other=0).to(tl.float32)
-        if STRIDE % 4 == 0:
-            header = (where + DIM).to(tl.pointer_type(tl.float32), bitcast=True)
-            scale = tl.load(header, mask=present, other=0.0)
-            bias = tl.load(header + 1, mask=present, other=0.0)
-        else:  # floats that are not aligned are put together byte by byte
-            scale = _float_at(where + DIM, present)
-            bias = _float_at(where + DIM + 4, present)
-        return values * scale[:, :, None] + bias[:, :, None]
+        place = where.to(tl.pointer_type(tl.uint8), bitcast=True)
+        if STRIDE % 2 == 0:
+            place = tl.multiple_of(place, [align, align])
+        stored = tl.load(place[:, :, None] + columns, mask=mask, other=0)
+        return _floats(stored) if NATIVE else stored.to(tl.float32)
     if DTYPE == "fp16":
         halves = tl.multiple_of(where.to(tl.pointer_type(tl.float16), bitcast=True), [align, align])
         return tl.load(halves[:, :, None] + columns, mask=mask, other=0.0).to(tl.float32)
@@ -75,7 +71,40 @@ def _read(where, present, DIM: tl.constexpr, WIDTH: tl.constexpr, DTYPE: tl.cons
 
 
 @triton.jit
+def _floats(stored):
+    """Bytes as float32: q becomes the last byte of 2^23 + q, from which 2^23 is taken away.
+
+    A permutation and a sum, where a conversion would need a permutation and a slower one.
+    """
+    bits = tl.inline_asm_elementwise(
+        """
+        prmt.b32 $0, $4, 0x4B000000, 0x7440;
+        prmt.b32 $1, $4, 0x4B000000, 0x7441;
+        prmt.b32 $2, $4, 0x4B000000, 0x7442;
+        prmt.b32 $3, $4, 0x4B000000, 0x7443;
+        """,
+        "=r,=r,=r,=r,r",
+        [stored],
+        dtype=tl.uint32,
+        is_pure=True,
+        pack=4,
+    )
+    return bits.to(tl.float32, bitcast=True) - 8388608.0
+
+
+@triton.jit
+def _header(where, present, DIM: tl.constexpr, STRIDE: tl.constexpr):
+    """Scale and bias of int8 rows, [*where]; zeros where they are not present."""
+    if STRIDE % 8 == 0 and DIM % 8 == 0:  # both in one go
+        both = tl.load((where + DIM).to(tl.pointer_type(tl.int64), bitcast=True), mask=present, other=0)
+        scale = (both & 0xFFFFFFFF).to(tl.uint32).to(tl.float32, bitcast=True)
+        return scale, (both >> 32).to(tl.int32).to(tl.float32, bitcast=True)
+    return _float_at(where + DIM, present), _float_at(where + DIM + 4, present)
+
+
+@triton.jit
 def _float_at(where, present):
+    """Floats that need not be aligned, put together byte by byte."""
     byte = where.to(tl.pointer_type(tl.uint8), bitcast=True)
     word = tl.load(byte, mask=present, other=0).to(tl.uint32)
     word |= tl.load(byte + 1, mask=present, other=0).to(tl.uint32) << 8
@@ -84,7 +113,7 @@ def _float_at(where, present):
     return word.to(tl.float32, bitcast=True)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["batch", "x_stride", "x_offset"])
 def look_up(
     work,
     slots,
@@ -107,6 +136,7 @@ def look_up(
     WEIGHTED: tl.constexpr,
     CHECKED: tl.constexpr,
     SPLIT: tl.constexpr,
+    NATIVE: tl.constexpr,
     OUT: tl.constexpr,
 ):
     """Fill the columns of every slot, and add to `unknown` how many ids were out of range; these read row 0.
@@ -132,6 +162,7 @@ def look_up(
         WEIGHTED: Every id has a weight.
         CHECKED: Whether ids may be out of range.
         SPLIT: Whether some table lies on device and host.
+        NATIVE: Whether a GPU runs it, and not Triton's interpreter, which knows no assembly.
         OUT: Columns begin at multiples of so many from where `x` points.
     """
     job = tl.load(work + tl.program_id(0))
@@ -139,14 +170,14 @@ def look_up(
     first = (job & 0xFFFFFFFF).to(tl.int32)
     if ONE:
         _block(slot, first, values, offsets, weights, x, unknown, batch, x_stride, x_offset,
-               DIM, WIDTH, DTYPE, STRIDE, SHORT, 1, ONE, WEIGHTED, CHECKED, SPLIT, OUT)  # fmt: skip
+               DIM, WIDTH, DTYPE, STRIDE, SHORT, 1, ONE, WEIGHTED, CHECKED, SPLIT, NATIVE, OUT)  # fmt: skip
     else:
         if tl.load(slot + 7) != 0:
             _block(slot, first, values, offsets, weights, x, unknown, batch, x_stride, x_offset,
-                   DIM, WIDTH, DTYPE, STRIDE, LONG, LANES, ONE, WEIGHTED, CHECKED, SPLIT, OUT)  # fmt: skip
+                   DIM, WIDTH, DTYPE, STRIDE, LONG, LANES, ONE, WEIGHTED, CHECKED, SPLIT, NATIVE, OUT)  # fmt: skip
         else:
             _block(slot, first, values, offsets, weights, x, unknown, batch, x_stride, x_offset,
-                   DIM, WIDTH, DTYPE, STRIDE, SHORT, 1, ONE, WEIGHTED, CHECKED, SPLIT, OUT)  # fmt: skip
+                   DIM, WIDTH, DTYPE, STRIDE, SHORT, 1, ONE, WEIGHTED, CHECKED, SPLIT, NATIVE, OUT)  # fmt: skip
 
 
 @triton.jit
@@ -154,7 +185,7 @@ def _block(
     slot, first, values, offsets, weights, x, unknown, batch, x_stride, x_offset,
     DIM: tl.constexpr, WIDTH: tl.constexpr, DTYPE: tl.constexpr, STRIDE: tl.constexpr, BAGS: tl.constexpr,
     LANES: tl.constexpr, ONE: tl.constexpr, WEIGHTED: tl.constexpr, CHECKED: tl.constexpr, SPLIT: tl.constexpr,
-    OUT: tl.constexpr,
+    NATIVE: tl.constexpr, OUT: tl.constexpr,
 ):  # fmt: skip
     """Bags `first` to `first + BAGS` of a slot."""
     device, host, remap = tl.load(slot), tl.load(slot + 1), tl.load(slot + 2)
@@ -165,8 +196,8 @@ def _block(
     lane = tl.arange(0, LANES)[None, :]
     if ONE:
         present = inside[:, None] & (lane < 1)
-        sums = _add(begin[:, None] + lane, present, values, weights, unknown, device, host, remap, rows,
-                    DIM, WIDTH, DTYPE, STRIDE, WEIGHTED, CHECKED, SPLIT)  # fmt: skip
+        sums = _rows(begin[:, None] + lane, present, values, weights, unknown, device, host, remap, rows,
+                     DIM, WIDTH, DTYPE, STRIDE, WEIGHTED, CHECKED, SPLIT, NATIVE)  # fmt: skip
     else:
         end = tl.load(offsets + begin + 1, mask=inside, other=0).to(tl.int64)
         begin = tl.load(offsets + begin, mask=inside, other=0).to(tl.int64)
@@ -175,8 +206,8 @@ def _block(
         step, most = 0, tl.max(count, axis=0)
         while step < most:  # Triton's interpreter takes no range of a tensor with numpy 2.4
             at = step + lane
-            sums += _add(begin[:, None] + at, at < count[:, None], values, weights, unknown, device, host, remap, rows,
-                         DIM, WIDTH, DTYPE, STRIDE, WEIGHTED, CHECKED, SPLIT)  # fmt: skip
+            sums += _rows(begin[:, None] + at, at < count[:, None], values, weights, unknown, device, host, remap, rows,
+                          DIM, WIDTH, DTYPE, STRIDE, WEIGHTED, CHECKED, SPLIT, NATIVE)  # fmt: skip
             step += LANES
     pooled = tl.sum(sums, axis=1) if LANES > 1 else tl.reshape(sums, [BAGS, WIDTH])
     if not ONE:
@@ -185,24 +216,33 @@ def _block(
     columns = tl.arange(0, WIDTH)[None, :]
     mask = inside[:, None] & (columns < DIM)
     start = tl.multiple_of(x_offset + column, OUT)
-    place = x + bags.to(tl.int64)[:, None] * x_stride + start + columns
-    tl.store(place, pooled.to(x.dtype.element_ty), mask=mask)
+    place = x + bags.to(tl.int64)[:, None] * tl.multiple_of(x_stride.to(tl.int64), OUT) + start + columns
+    # Single ids write most of what passes, and wide rows would push those of small tables out of the second cache.
+    policy: tl.constexpr = "evict_first" if ONE and WIDTH >= 64 else ""
+    tl.store(place, pooled.to(x.dtype.element_ty), mask=mask, eviction_policy=policy)
 
 
 @triton.jit
-def _add(
+def _rows(
     at, present, values, weights, unknown, device, host, remap, rows,
     DIM: tl.constexpr, WIDTH: tl.constexpr, DTYPE: tl.constexpr, STRIDE: tl.constexpr,
-    WEIGHTED: tl.constexpr, CHECKED: tl.constexpr, SPLIT: tl.constexpr,
+    WEIGHTED: tl.constexpr, CHECKED: tl.constexpr, SPLIT: tl.constexpr, NATIVE: tl.constexpr,
 ):  # fmt: skip
     """The weighted rows of the ids at some places, [*at, WIDTH]; zeros where they are not present."""
-    ids = tl.load(values + at, mask=present, other=0).to(tl.int64)
+    ids = tl.load(values + at, mask=present, other=0)
     if CHECKED:
-        known = (ids >= 0) & (ids < rows)
+        if ids.dtype == tl.int32:  # as unsigned numbers negative ids are beyond all rows, too
+            known = ids.to(tl.uint32, bitcast=True) < tl.minimum(rows, 0x80000000).to(tl.uint32)
+        else:
+            known = ids.to(tl.uint64, bitcast=True) < rows.to(tl.uint64, bitcast=True)
         tl.atomic_add(unknown + tl.zeros_like(ids), 1, mask=present & ~known, sem="relaxed")
         ids = tl.where(known, ids, 0)
+    ids = ids.to(tl.int64)
     where = _addresses(ids, device, host, remap, STRIDE, SPLIT)
-    found = _read(where, present, DIM, WIDTH, DTYPE, STRIDE)
+    found = _columns(where, present, DIM, WIDTH, DTYPE, STRIDE, NATIVE)
+    if DTYPE == "int8":
+        scale, bias = _header(where, present, DIM, STRIDE)
+        found = found * scale[:, :, None] + bias[:, :, None]
     if WEIGHTED:
         found = found * tl.load(weights + at, mask=present, other=0.0)[:, :, None]
     return found
