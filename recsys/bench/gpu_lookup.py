@@ -7,7 +7,6 @@ graphs are replayed in a row many times, and figures are medians over the turns.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -16,14 +15,14 @@ from tqdm import tqdm
 
 from recsys.bench.card import machine
 from recsys.bench.dataflow import with_ids
-from recsys.bench.gpu_peers import Contender, absent, fbgemm, ours
-from recsys.bench.gpu_rig import GpuRig, drawn
-from recsys.bench.gpu_timing import Capture, Figure, captured, copy_rate, graph_floor_us, in_turn, synchronize
+from recsys.bench.gpu_peers import Contender, absent, fbgemm, ours, version
+from recsys.bench.gpu_rig import GpuRig, drawn, moved
+from recsys.bench.gpu_timing import Capture, Figure, captured, copy_rate, graph_floor_us, in_turn, release, synchronize
 from recsys.bench.lookup import Distribution, distributions, told
 from recsys.bench.lookup_rig import Case, chosen
 from recsys.data.batch import JaggedIds
 from recsys.dataflow.kernels.gpu.kernels import GpuKernels
-from recsys.dataflow.workload import Dtype, Workload
+from recsys.dataflow.workload import Dtype
 from recsys.errors import ConfigError
 
 __all__ = ["IDS", "WORKLOADS", "captures", "measure", "the_gpu"]
@@ -81,7 +80,7 @@ def measure(
         rows = [row for name in names for row in _workload(name, batches, ids or IDS, seconds, device, ceilings)]
     return {
         "bench": "lookup-gpu",
-        "machine": {**machine(["triton", "fbgemm-gpu"]), "cuda": torch.version.cuda},
+        "machine": {**machine(["triton"]), "cuda": torch.version.cuda, "fbgemm": version(device)},
         "ceilings": ceilings,
         "workloads": {name: told(WORKLOADS[name].workload()) for name in names},
         "rows": rows,
@@ -109,6 +108,7 @@ def _workload(
     ceilings: dict[str, Any],
 ) -> Iterator[Row]:
     """A row for each way that ids fall, batch size, and dtype of rows."""
+    release(device)
     case = WORKLOADS[name]
     workload, sizes = case.workload(), tuple(batches or case.batches)
     dtypes: tuple[Dtype, ...] = ("fp16", "int8") if workload.tables[0].dim >= _INT8_FROM else ("fp16",)
@@ -117,7 +117,9 @@ def _workload(
     others = [peer for dtype in dtypes for peer in fbgemm(rig, dtype)]
     with tqdm(total=len(ids) * len(sizes), desc=name, disable=None) as bar:
         for distribution in ids:
-            for size, sets in _rotations(with_ids(workload, distribution), sizes, device):
+            largest = drawn(with_ids(workload, distribution), max(sizes))
+            for size in sizes:
+                sets = moved(largest, size, device)
                 unknown = torch.zeros(1, dtype=torch.int32, device=device)
                 x = torch.empty(size, rig.width, dtype=torch.float16, device=device)
                 mine = [ours(kernels[key], *key, x, unknown) for key in kernels]
@@ -134,14 +136,6 @@ def _workload(
 
 
 _BOTH = (True, False)
-
-
-def _rotations(workload: Workload, sizes: Sequence[int], device: torch.device) -> Iterator[tuple[int, list[JaggedIds]]]:
-    """For each batch size, on the device, the batches that everybody looks up in turn, cut from one draw."""
-    largest = drawn(workload, max(sizes))
-    for size in sizes:
-        cut = [one.slice(0, size) for one in largest]  # of one example, it is a view with gaps
-        yield size, [replace(one, values=one.values.contiguous()).to(device) for one in cut]
 
 
 def captures(rig: GpuRig, contenders: Sequence[Contender], sets: Sequence[JaggedIds]) -> list[list[Capture]]:

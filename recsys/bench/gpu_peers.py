@@ -16,14 +16,13 @@ import torch
 from torch import Tensor
 
 from recsys.bench.gpu_rig import GpuRig
+from recsys.bench.lookup_peers import INSTALL
 from recsys.data.batch import JaggedIds
 from recsys.dataflow.kernels.fbgemm import installed
 from recsys.dataflow.kernels.gpu.kernels import GpuKernels
 from recsys.dataflow.workload import Dtype
 
-__all__ = ["INSTALL", "Contender", "absent", "fbgemm", "ours"]
-
-INSTALL = "python -m recsys.install"
+__all__ = ["Contender", "absent", "fbgemm", "ours", "version"]
 
 
 @dataclass(frozen=True)
@@ -47,7 +46,16 @@ class Contender:
 
 def absent(device: torch.device) -> Mapping[str, str]:
     """Peers that are not here, and how they come."""
-    return {} if _there(device) else {"fbgemm_gpu": INSTALL}
+    return {} if _there(device) else {"fbgemm_gpu": INSTALL["fbgemm_gpu"]}
+
+
+def version(device: torch.device) -> str | None:
+    """FBGEMM's; None where it is not here."""
+    if not _there(device):
+        return None
+    import fbgemm_gpu
+
+    return str(fbgemm_gpu.__version__)
 
 
 def _there(device: torch.device) -> bool:

@@ -24,7 +24,7 @@ from recsys.dataflow.storage import quantise
 from recsys.dataflow.workload import Dtype, Workload
 from recsys.errors import ConfigError
 
-__all__ = ["GpuRig", "Memory", "drawn"]
+__all__ = ["GpuRig", "Memory", "drawn", "moved"]
 
 _SETS = 6
 """Batches of ids that are looked up in turn."""
@@ -179,3 +179,9 @@ def drawn(workload: Workload, size: int) -> list[JaggedIds]:
 
     with ThreadPoolExecutor(_SETS) as pool:
         return list(pool.map(one, range(_SETS)))
+
+
+def moved(batches: Sequence[JaggedIds], size: int, device: torch.device) -> list[JaggedIds]:
+    """The first examples of each, on the device."""
+    cut = [one.slice(0, size) for one in batches]  # of one example, ids are a view with gaps
+    return [replace(one, values=one.values.contiguous()).to(device) for one in cut]

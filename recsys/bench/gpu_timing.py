@@ -8,6 +8,7 @@ On a CPU, for tests, a graph is the call itself and the clock is the CPU's.
 
 from __future__ import annotations
 
+import gc
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -16,7 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["Capture", "Figure", "captured", "copy_rate", "graph_floor_us", "in_turn", "synchronize"]
+__all__ = ["Capture", "Figure", "captured", "copy_rate", "graph_floor_us", "in_turn", "release", "synchronize"]
 
 _ROUNDS = 9
 """Turns of each contender."""
@@ -41,6 +42,13 @@ def synchronize(device: torch.device) -> None:
     """Wait until the device has done what it was told to."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+
+
+def release(device: torch.device) -> None:
+    """Give memory that nobody uses any more back to the device: modules of peers may hold each other."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
 
 
 def captured(run: Callable[[], Tensor], device: torch.device, pool: object = None) -> tuple[Capture, Tensor]:

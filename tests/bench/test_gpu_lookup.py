@@ -9,14 +9,17 @@ from typing import Any
 import pytest
 import torch
 
-from recsys.bench import gpu_lookup, gpu_rig, gpu_timing
+from recsys.bench import gpu_lookup, gpu_rig, gpu_timing, gpu_tune
 from recsys.bench.dataflow import with_ids
 from recsys.bench.gpu_peers import ours
 from recsys.bench.gpu_rig import GpuRig, drawn
 from recsys.bench.gpu_timing import Figure, in_turn
+from recsys.bench.gpu_tune import candidates, tune
 from recsys.bench.lookup_rig import Case
 from recsys.cli import app
+from recsys.dataflow.kernels.gpu import blocks
 from recsys.dataflow.kernels.gpu import rows as gpu_rows
+from recsys.dataflow.kernels.gpu.blocks import Shapes
 from recsys.dataflow.kernels.gpu.kernels import GpuKernels
 from recsys.dataflow.workload import Ids, Workload, WorkloadLookup, WorkloadTable
 from recsys.errors import ConfigError
@@ -41,8 +44,9 @@ def tiny(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, device: torch.device) 
     for name, one, batches in (("ones", workload(16, 1), (1, 4)), ("bags", workload(64, 3), (4,))):
         (tmp_path / f"{name}.toml").write_text(one.toml())
         cases[name] = Case(str(tmp_path / f"{name}.toml"), batches=batches)
-    monkeypatch.setattr(gpu_lookup, "WORKLOADS", cases)
-    monkeypatch.setattr(gpu_lookup, "the_gpu", lambda: device)
+    for module in (gpu_lookup, gpu_tune):
+        monkeypatch.setattr(module, "WORKLOADS", cases)
+        monkeypatch.setattr(module, "the_gpu", lambda: device)
     monkeypatch.setattr(gpu_timing, "_COPIED", 1 << 16)
     monkeypatch.setattr(gpu_timing, "_ROUNDS", 1)
     monkeypatch.setattr(gpu_rig, "_SETS", 2)
@@ -139,6 +143,34 @@ def test_without_a_gpu_one_sentence_says_so(
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert app.main(["bench", "lookup", "--device", "cuda"]) == 2
     assert "--device cuda needs a GPU, and torch " in capsys.readouterr().err
+
+
+def test_tuning_finds_shapes_that_the_table_can_have(
+    tiny: torch.device, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, few in (("_SHORT", (1, 4)), ("_LONG", (2,)), ("_LANES", (4,)), ("_WARPS", (1,)), ("_FINAL", 1)):
+        monkeypatch.setattr(gpu_tune, name, few)
+    found = [*tune("ones", (1, 4), ids=["zipf"], seconds=1e-6), *tune("bags", (4,), ["int8"], ["zipf"], seconds=1e-6)]
+    assert [(one.dim, one.dtype, one.single, one.batch) for one in found] == [
+        (16, "fp16", True, 1),
+        (16, "fp16", True, 4),
+        (64, "int8", False, 4),
+    ]
+    assert (found[-1].shapes.long, found[-1].shapes.lanes) == (2, 4)
+    lines = capsys.readouterr().out.splitlines()
+    assert [eval(line.partition(",  #")[0], vars(blocks)) for line in lines] == found
+
+
+@pytest.mark.parametrize(("dim", "batch"), [(16, 1), (64, 8192), (128, 16_384), (200, 3)])
+def test_shapes_that_are_tried_fill_a_program_and_do_not_overfill_it(dim: int, batch: int) -> None:
+    for single in (True, False):
+        tried = list(candidates(dim, batch, Shapes(short=8), single))
+        assert len(tried) == len(set(tried)) > 0
+        for one in tried:
+            tile = one.short if single else one.long * one.lanes
+            width = 1 << (dim - 1).bit_length()
+            assert (32 * one.warps if one.warps > 1 else 0) <= tile * width <= 32 * one.warps * 128
+            assert max(one.short if single else one.long, 1) < 2 * batch
 
 
 def test_turns_replay_every_graph_as_often(tiny: torch.device) -> None:
