@@ -14,7 +14,7 @@ import pytest
 
 import recsys
 
-NEVER = {"fbgemm_gpu", "ray", "torchrec", "transformers"}
+NEVER = {"fbgemm_gpu", "ray", "torchrec", "transformers", "triton"}
 """What no public name may load."""
 LATE = {"matplotlib", "numpy", "pandas", "pyarrow", "pydantic", "rich", "scipy", "sklearn", "torch", "tyro"}
 """What `import recsys` leaves to its names."""

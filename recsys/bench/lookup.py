@@ -28,7 +28,7 @@ from recsys.dataflow.workload import BATCH_SIZES, Dtype, Workload
 from recsys.errors import ConfigError
 from recsys.threads import torch_threads
 
-__all__ = ["IDS", "WORKLOADS", "Distribution", "measure"]
+__all__ = ["IDS", "WORKLOADS", "Distribution", "distributions", "measure", "told"]
 
 Distribution = Literal["zipf", "uniform", "equal", "trace"]
 Kind = Literal["stock", "tuned"]
@@ -70,14 +70,15 @@ def measure(
     return {
         "bench": "lookup",
         "machine": about,
-        "workloads": {name: _told(WORKLOADS[name].workload()) for name in names},
+        "workloads": {name: told(WORKLOADS[name].workload()) for name in names},
         "rows": rows,
-        "distributions": _distributions(rows),
+        "distributions": distributions([row for row in rows if row["threads"] == 1]),
         "absent": absent(),
     }
 
 
-def _told(workload: Workload) -> dict[str, Any]:
+def told(workload: Workload) -> dict[str, Any]:
+    """What the account says of a workload."""
     return {"name": workload.name, "bytes": workload.bytes, "about": workload.about}
 
 
@@ -181,13 +182,12 @@ def _key(row: Row) -> tuple[str | int, ...]:
     return tuple(row[name] for name in ("workload", "ids", "batch", "threads", "dtype"))
 
 
-def _distributions(rows: Sequence[Row]) -> list[Row]:
-    """How much it matters how ids fall: ours on one thread, slowest ÷ fastest; nothing where all fell in one way."""
+def distributions(rows: Sequence[Row]) -> list[Row]:
+    """How much it matters how ids fall: ours, slowest ÷ fastest; nothing where all fell in one way."""
     found: dict[tuple[str, int, Dtype], list[Row]] = {}
     for row in rows:
-        if row["threads"] == 1:
-            key = row["workload"], row["batch"], row["dtype"]
-            found.setdefault(key, []).append({"ids": row["ids"], "us": row["ours"]["us"]})
+        key = row["workload"], row["batch"], row["dtype"]
+        found.setdefault(key, []).append({"ids": row["ids"], "us": row["ours"]["us"]})
     return [
         {"workload": workload, "batch": batch, "dtype": dtype, **_spread(ways)}
         for (workload, batch, dtype), ways in found.items()

@@ -8,7 +8,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
+from recsys.bench.card import gpu_name
 from recsys.bench.lookup_peers import DTYPES
+from recsys.bench.report_gpu import GPU_REPORTS, GpuBench
 from recsys.bench.report_sessions import SESSION_REPORTS, SessionBench
 from recsys.files import make_folder
 from recsys.machine import read_machine
@@ -27,7 +29,7 @@ __all__ = [
     "strategies_cells",
 ]
 
-Bench = Literal["lookup", "dataflow", "strategies", SessionBench]
+Bench = Literal["lookup", "dataflow", "strategies", SessionBench, GpuBench]
 Row = Mapping[str, Any]
 
 LOOKUP_FACTS = {
@@ -41,6 +43,7 @@ STRATEGIES_FACTS = {"figures": "processor time of one thread; medians of interle
 
 _TITLES: dict[Bench, str] = {
     "lookup": "Look-ups of whole workloads",
+    "lookup-gpu": "Look-ups of whole workloads on a GPU",
     "dataflow": "Plans of look-ups, predicted beside measured",
     "strategies": "Strategies of looking up, on one core",
     "session": "Sessions beside torchrec, torch.compile and FuxiCTR",
@@ -60,6 +63,8 @@ _STRATEGIES = ("workload", "strategy", "bytes a row", "batch", "Âµs", "gather, Â
 class Section:
     """A benchmark's section of a markdown file, one for each machine: ``<!-- bench: lookup amd-epyc-7b13-8 -->``.
 
+    What a GPU did is its own: ``<!-- bench: lookup-gpu nvidia-h100-80gb-hbm3 -->``.
+
     Made before anything is measured: a broken file is refused then, and the commit is that of the code that runs.
 
     Args:
@@ -72,7 +77,7 @@ class Section:
 
     def __init__(self, bench: Bench, file: Path) -> None:
         self.file = file
-        self.name = f"bench: {bench} {_name(read_machine())}"
+        self.name = f"bench: {bench} {_name(bench, {**read_machine(), 'gpu': gpu_name()})}"
         self._made = made_with()
         make_folder(file.parent)
         check_section(file, self.name)
@@ -85,16 +90,22 @@ class Section:
         """
         about, body = _BODIES[found["bench"]](found)
         machine = found["machine"]
-        title = f"## {_TITLES[found['bench']]}: {machine['cpu']}, {machine['cores']} cores"
+        where = machine["gpu"] if _on_gpu(found["bench"], machine) else f"{machine['cpu']}, {machine['cores']} cores"
+        title = f"## {_TITLES[found['bench']]}: {where}"
         facts = {**_machine_facts(machine), "written": f"{_today()}, by {self._made}", **about}
         listed = [f"- {name}: {fact}" for name, fact in facts.items()]
         write_section(self.file, self.name, "\n".join([title, "", "```bash", command, "```", "", *listed, "", *body]))
 
 
-def _name(machine: Row) -> str:
-    """``AMD EPYC 7B13`` with 8 cores is ``amd-epyc-7b13-8``."""
+def _name(bench: Bench, machine: Row) -> str:
+    """``AMD EPYC 7B13`` with 8 cores is ``amd-epyc-7b13-8``; a GPU is called by its own name."""
     cpu = re.sub(r"\((r|tm)\)|\bcpu\b|@.*", " ", machine["cpu"].lower())
-    return re.sub(r"[^a-z0-9]+", "-", f"{cpu} {machine['cores']}").strip("-")
+    name = machine["gpu"].lower() if _on_gpu(bench, machine) else f"{cpu} {machine['cores']}"
+    return re.sub(r"[^a-z0-9]+", "-", name).strip("-")
+
+
+def _on_gpu(bench: Bench, machine: Row) -> bool:
+    return bench in GPU_REPORTS and machine["gpu"] is not None
 
 
 def _today() -> str:
@@ -103,6 +114,7 @@ def _today() -> str:
 
 def _machine_facts(machine: Row) -> dict[str, str]:
     told = f"{machine['cpu']}, {machine['cores']} cores, {machine['system']}, huge pages: {machine['huge_pages']}"
+    told += "" if machine["gpu"] is None else f", GPU: {machine['gpu']}"
     named = ("cpu", "cores", "system", "huge_pages", "gpu", "recsys", "torch")  # `made_with` has the last two
     versions = [f"{name} {version or 'absent'}" for name, version in machine.items() if name not in named]
     return {"machine": told, "versions": ", ".join(versions)}
@@ -246,7 +258,15 @@ def strategies_cells(found: Row) -> Cells:
 
 
 def _sessions_body(found: Row) -> tuple[dict[str, str], list[str]]:
-    facts, tables = SESSION_REPORTS[found["bench"]](found)
+    return _whole(SESSION_REPORTS[found["bench"]](found))
+
+
+def _gpu_body(found: Row) -> tuple[dict[str, str], list[str]]:
+    return _whole(GPU_REPORTS[found["bench"]](found))
+
+
+def _whole(report: tuple[dict[str, str], list[Cells]]) -> tuple[dict[str, str], list[str]]:
+    facts, tables = report
     return facts, [line for cells in tables for line in table(cells, 3)]
 
 
@@ -255,5 +275,6 @@ _BODIES: dict[Bench, Callable[[Row], tuple[dict[str, str], list[str]]]] = {
     "dataflow": _dataflow_body,
     "strategies": _strategies_body,
     **dict.fromkeys(SESSION_REPORTS, _sessions_body),
+    **dict.fromkeys(GPU_REPORTS, _gpu_body),
 }
 """Of each benchmark: how to read it, and its tables as lines."""

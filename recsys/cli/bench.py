@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from itertools import groupby
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from rich.table import Table
 
 from recsys.cli.app import Result, UsageError, call, command_line
 from recsys.cli.bench_dataflow import dataflow
+from recsys.cli.bench_lookup import lookup
 from recsys.cli.bench_session import optimize, request, score, serve, session
 from recsys.cli.show import card_table, cells_table, console
 from recsys.config import nearest
@@ -66,41 +66,6 @@ def train(rows: int = 10_000, rounds: int = 3, only: tuple[str, ...] = ()) -> Re
         screen.print(_train_table(row), _train_ratios(row), "", sep="\n")
     for name, command in found["absent"].items():
         screen.print(f"absent: {name}; it runs after `{command}`", markup=False)
-    return found
-
-
-def lookup(
-    only: tuple[str, ...] = (),
-    batch: tuple[int, ...] = (),
-    ids: tuple[Literal["zipf", "uniform", "equal", "trace"], ...] = ("zipf", "uniform", "equal", "trace"),
-    seconds: float = 0.7,
-    results: Path | None = None,
-) -> Result:
-    """Measure how long the look-ups of whole workloads take, beside their peers.
-
-    Args:
-        only: The workloads to measure, such as `w1-d16`; by default all.
-        batch: Batch sizes; by default those of each workload.
-        ids: How ids fall on the rows; `equal` is the extreme case, all ids the same, and `trace` is from production.
-        seconds: About how long is measured for each batch size and class of peers.
-        results: A markdown file whose section of this benchmark and machine is written anew.
-    """
-    from recsys.bench.lookup import measure
-    from recsys.bench.report import LOOKUP_FACTS, Section, distributions_cells
-
-    section = None if results is None else Section("lookup", results)
-    found = measure(only, batch, ids, seconds)
-    screen = console()
-    screen.print(card_table(found["machine"], {**_lookup_facts(found), **LOOKUP_FACTS}))
-    for (name, kind), rows in groupby(found["rows"], lambda row: (row["workload"], row["ids"])):
-        screen.print(_lookup_table(f"{name}, {kind} ids: µs a batch", list(rows)), "", sep="\n")
-    if found["distributions"]:
-        screen.print(cells_table(distributions_cells(found)))
-    for name, command in found["absent"].items():
-        screen.print(f"absent: {name}; it runs after `{command}`", markup=False)
-    if section is not None:
-        given = {"only": only, "batch": batch, "ids": ids, "seconds": seconds, "results": results}
-        section.write(found, command_line(lookup, "recsys bench lookup", given))
     return found
 
 
@@ -238,32 +203,3 @@ def _train_table(row: Mapping[str, Any]) -> Table:
 def _train_ratios(row: Mapping[str, Any]) -> str:
     fuxictr = "–" if row["ratio_fuxictr"] is None else f"{row['ratio_fuxictr']:.2f}"
     return f"dcn2 has {_ratios(row)}, {fuxictr} × the best of FuxiCTR's, and {row['share_of_bound']:.0%} of the bound"
-
-
-def _lookup_facts(found: Mapping[str, Any]) -> dict[str, str]:
-    return {name: f"{one['bytes']:,} bytes as fp32. {one['about']}" for name, one in found["workloads"].items()}
-
-
-def _lookup_table(title: str, rows: Sequence[Mapping[str, Any]]) -> Table:
-    """A line for each batch size, type of our rows and number of threads."""
-    table = Table(title=title, title_justify="left")
-    named = ("rows", "best stock", "best tuned")
-    for name in ("batch", "rows", "threads", "ours", "p99", *named[1:], "of the bound"):
-        table.add_column(name, justify="left" if name in named else "right")
-    for row in rows:
-        share = "–" if row["share_of_bound"] is None else f"{row['share_of_bound']:.0%}"
-        times = [f"{row['ours'][key]:,.1f}" for key in ("us", "p99_us")]
-        best = [_lookup_best(row, kind) for kind in ("stock", "tuned")]
-        table.add_row(f"{row['batch']:,}", row["dtype"], f"{row['threads']}", *times, *best, share)
-    return table
-
-
-def _lookup_best(row: Mapping[str, Any], kind: str) -> str:
-    """The fastest peer of a class with its time and ratio; of the type of our rows, the ratio too."""
-    peers = [peer for peer in row["peers"] if peer["class"] == kind]
-    if not peers:
-        return f"{row['ratio_one_thread']:.2f} × one thread" if row["threads"] > 1 and kind == "stock" else "–"
-    best = min(peers, key=lambda peer: float(peer["us"]))
-    alike = row[f"ratio_{kind}_dtype"]
-    also = "" if best["dtype"] == row["dtype"] or alike is None else f" ({row['dtype']}: {alike:.2f} ×)"
-    return f"{row[f'ratio_{kind}']:.2f} × {best['name']} {best['us']:,.1f}{also}"

@@ -10,6 +10,7 @@ import pytest
 from recsys.bench import report
 from recsys.bench.lookup_peers import DTYPES
 from recsys.bench.report import Bench, Section, distributions_cells, lookup_cells, plans_cells, strategies_cells
+from recsys.bench.report_gpu import GPU_REPORTS
 from recsys.bench.report_sessions import SESSION_REPORTS
 from recsys.errors import DataError
 
@@ -21,6 +22,7 @@ BENCHES: tuple[Bench, ...] = get_args(Bench)
 @pytest.fixture(autouse=True)
 def machine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(report, "read_machine", lambda: MACHINE)
+    monkeypatch.setattr(report, "gpu_name", lambda: None)
     monkeypatch.setattr(report, "made_with", lambda: "recsys 0.1.0 at commit abc")
     monkeypatch.setattr(report, "_today", lambda: "2026-01-02")
 
@@ -105,8 +107,23 @@ def serve_found() -> dict[str, Any]:
     return {"bench": "serve", "machine": MACHINE, "model": "synthetic", "backends": {"1": "eager"}, "rows": rows}
 
 
+def lookup_gpu_found() -> dict[str, Any]:
+    peers = [{"name": "fbgemm-nbit-fp16", "class": kind, "us": us} for kind, us in (("stock", 30.0), ("tuned", 20.0))]
+    row = {"workload": "w", "ids": "zipf", "batch": 4096, "dtype": "fp16", "ours": {"us": 10.0, "unchecked_us": 9.0},
+           "peers": peers, "ratio_stock": 3.0, "ratio_tuned": 2.22, "ratio_fp16": None, "counted_bytes": 25_000_000,
+           "tbs": 2.5, "share_of_bound": 0.83}  # fmt: skip
+    alone = row | {"dtype": "int8", "peers": [], "ratio_stock": None, "ratio_tuned": None, "ratio_fp16": 1.25}
+    spread = {"slowest": {"ids": "zipf", "us": 10.0}, "fastest": {"ids": "equal", "us": 8.0}, "ratio": 1.25}
+    spreads = [{"workload": "w", "batch": 4096, "dtype": "fp16", **spread}]
+    ceilings = {"copy_tbs": 3.031, "graph_floor_us": 4.56, "cache_bytes": 50_000_000}
+    workloads = {"w": {"name": "w", "bytes": 4_000_000_000, "about": "A workload."}}
+    return {"bench": "lookup-gpu", "machine": MACHINE, "workloads": workloads, "ceilings": ceilings,
+            "rows": [row, alone], "distributions": spreads}  # fmt: skip
+
+
 FOUND = {
     "lookup": lookup_found(),
+    "lookup-gpu": lookup_gpu_found(),
     "dataflow": dataflow_found(),
     "strategies": strategies_found(),
     "session": session_found(),
@@ -181,6 +198,34 @@ def test_requests_scoring_and_serving_are_a_row_each() -> None:
     ]
 
 
+def test_look_ups_on_a_gpu_are_a_row_for_each_way_that_ids_fall_batch_and_dtype() -> None:
+    facts, (cells, spread) = GPU_REPORTS["lookup-gpu"](lookup_gpu_found())
+    assert all(len(row) == len(one.header) for one in (cells, spread) for row in one.rows)
+    assert cells.rows == (
+        ("zipf", "4,096", "fp16", "10.0", "9.0", "30.0", "20.0", "3.00 ×", "2.22 ×", "–", "25.0", "2.50", "83%"),
+        ("zipf", "4,096", "int8", "10.0", "9.0", "–", "–", "–", "–", "1.25 ×", "25.0", "2.50", "83%"),
+    )
+    assert spread.rows == (("w", "fp16", "zipf", "equal", "4,096", "10.0", "8.0", "1.25 ×"),)
+    assert "3.03 TB/s" in facts["ceilings"]
+    assert facts["w, tables"] == "2.00 GB as fp16. A workload."
+    assert len(GPU_REPORTS["lookup-gpu"](lookup_gpu_found() | {"distributions": []})[1]) == 1
+
+
+def test_what_a_gpu_did_is_in_a_section_of_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu = "NVIDIA H100 80GB HBM3"
+    monkeypatch.setattr(report, "gpu_name", lambda: gpu)
+    benches: tuple[Bench, ...] = ("lookup-gpu", "lookup")
+    for bench in benches:
+        found = FOUND[bench] | {"machine": MACHINE | {"gpu": gpu}}
+        Section(bench, tmp_path / "R.md").write(found, "recsys bench it")
+    text = (tmp_path / "R.md").read_text()
+    assert (
+        "<!-- bench: lookup-gpu nvidia-h100-80gb-hbm3 -->\n## Look-ups of whole workloads on a GPU: NVIDIA H100" in text
+    )
+    assert "<!-- bench: lookup amd-epyc-8 -->\n## Look-ups of whole workloads: AMD EPYC, 8 cores" in text
+    assert text.count(", GPU: NVIDIA H100 80GB HBM3\n") == 2
+
+
 @pytest.mark.parametrize("bench", BENCHES)
 def test_only_the_section_of_this_machine_and_benchmark_changes(bench: Bench, tmp_path: Path) -> None:
     file = tmp_path / "R.md"
@@ -231,4 +276,4 @@ def test_a_broken_marker_is_refused_before_anything_is_measured(tmp_path: Path) 
     ],
 )
 def test_a_machine_is_named_by_its_processor_and_cores(cpu: str, name: str) -> None:
-    assert report._name({"cpu": cpu, "cores": 8}) == name
+    assert report._name("lookup", {"cpu": cpu, "cores": 8, "gpu": "NVIDIA H100"}) == name

@@ -136,7 +136,7 @@ class _Group:
         self._work: dict[tuple[int, int, int], Tensor] = {}
 
     def work(self, batch: int, shapes: Shapes, single: bool) -> Tensor:
-        """slot << 32 | first bag of each program: those with most ids come first, so that none of them is last."""
+        """Slot << 32 | first bag of each program: those with most ids come first, so that none of them is last."""
         key = batch, shapes.short, 0 if single else shapes.long
         found = self._work.get(key)
         if found is None:
