@@ -34,10 +34,9 @@ class Shapes:
     lanes: int = 8
     warps: int = 4
 
-    def scaled(self, factor: float, batch: int) -> Shapes:
-        """For rows that are so many times narrower, and no more bags than the batch has."""
-        most = 1 << (batch - 1).bit_length()
-        short, long = (min(max(1, int(n * factor)), 256, most) for n in (self.short, self.long))
+    def scaled(self, factor: float) -> Shapes:
+        """For rows that are so many times narrower."""
+        short, long = (min(max(1, int(n * factor)), 256) for n in (self.short, self.long))
         return Shapes(short, long, self.lanes, self.warps)
 
 
@@ -100,7 +99,7 @@ class Blocks:
         alike = [one for one in known if abs(math.log2(_width(one.dim) / width)) == nearest]
         found = min((one for one in alike if one.batch >= batch), key=lambda one: one.batch, default=None)
         found = found or max(alike, key=lambda one: one.batch)
-        return found.shapes.scaled(_width(found.dim) / width, batch)
+        return found.shapes.scaled(_width(found.dim) / width)
 
 
 def _width(dim: int) -> int:
