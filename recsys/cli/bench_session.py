@@ -18,24 +18,32 @@ def session(
     seconds: float = 1.5,
     cap: int | None = None,
     results: Path | None = None,
+    device: str = "cpu",
 ) -> Result:
-    """Measure a session on one core: Criteo's tables, dim 16, through DCNv2 and DCN², beside its peers.
+    """Measure a session on one core, or on a GPU: Criteo's tables, dim 16, through DCNv2 and DCN², beside its peers.
 
     Args:
         only: `dcnv2` or `dcn2`; by default both.
-        batch: Batch sizes; by default 1, 64, 512 and 4096.
+        batch: Batch sizes; by default 1, 64, 512 and 4096, and on a GPU 1, 64, 512, 2048 and 8192.
         seconds: About how long is measured for each batch size.
         cap: Cut tables to at most so many rows.
         results: A markdown file whose section of this benchmark and machine is written anew.
+        device: `cpu`, or a GPU: `cuda`, `cuda:1`.
     """
     from recsys.bench.report import Section
-    from recsys.bench.session import measure
 
-    section = None if results is None else Section("session", results)
-    found = measure(only, batch, seconds, cap)
+    section = None if results is None else Section("session" if device == "cpu" else "gpu-session", results)
+    if device == "cpu":
+        from recsys.bench.session import measure
+
+        found = measure(only, batch, seconds, cap)
+    else:
+        from recsys.bench.gpu_session import measure as measure_on_gpu
+
+        found = measure_on_gpu(device, only, batch, seconds, cap)
     _show(found)
     if section is not None:
-        given = {"only": only, "batch": batch, "seconds": seconds, "cap": cap, "results": results}
+        given = {"only": only, "batch": batch, "seconds": seconds, "cap": cap, "results": results, "device": device}
         section.write(found, command_line(session, "recsys bench session", given))
     return found
 

@@ -31,6 +31,7 @@ def command(
     batch_size: int = 16_384,
     precision: Precision = "fp32",
     overwrite: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
+    device: str = "cpu",
 ) -> Result:
     """Score every row of a file or of a folder's files, in order and in bounded memory.
 
@@ -45,9 +46,10 @@ def command(
         batch_size: Rows at a time.
         precision: Of the network's matrix products; `recsys verify` says what others than fp32 cost.
         overwrite: Discard the unfinished work of another job, and replace a Parquet file that no job has written.
+        device: `cpu`, or a GPU: `cuda`, `cuda:1`.
     """
     path = resolve(source)
-    with session_for(open_parts(run), path, precision) as session:
+    with session_for(open_parts(run), path, precision, device) as session:
         scored = score(session, path, target, keep, batch_size=batch_size, overwrite=overwrite)
     screen = console()
     fresh = scored.rows - scored.resumed

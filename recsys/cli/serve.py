@@ -37,6 +37,7 @@ def command(
     precision: Literal["auto"] | Precision = "auto",
     threads: int = 1,
     storage: Storing = "huge",
+    device: str = "cpu",
     limits: Limits = LIMITS,
 ) -> Result:
     """Serve a trained model by the Open Inference Protocol v2 and POST /rank, until SIGTERM or Ctrl-C.
@@ -51,6 +52,7 @@ def command(
         precision: Of the network's matrix products.
         threads: Among which a large batch is shared out.
         storage: `map` shares an export's tables between processes and is ready at once; `huge` is fastest.
+        device: `cpu`, or a GPU: `cuda`, `cuda:1`, which has its own copy of the tables.
         limits: What one request may ask for.
     """
     try:
@@ -63,7 +65,7 @@ def command(
     if called in ("", ".", "..") or quote(called, safe=_PLAIN) != called:
         raise ConfigError(f"expected a --name that can stand in a URL as it is, such as ctr-2, got {called!r}")
     with bind(host, port) as at:  # before the model, which may take a while to open
-        opened = session(run, plan, backend, precision, threads=threads, storage=storage)
+        opened = session(run, plan, backend, precision, threads=threads, storage=storage, device=device)
 
         def ready(address: str) -> None:
             print(f"{called} on {address}: POST /rank, /v2/models/{called}/infer; GET /docs, /metrics", flush=True)

@@ -24,8 +24,9 @@ def command(
     run: tyro.conf.Positional[Path],
     export: tyro.conf.Positional[Path],
     data: str,
-    backend: Literal["auto", "eager", "aoti", "onnx"] = "auto",
-    precision: Literal["auto", "fp32", "bf16", "int8"] = "auto",
+    backend: Literal["auto", "eager", "aoti", "onnx", "inductor"] = "auto",
+    precision: Literal["auto", "fp32", "tf32", "bf16", "int8"] = "auto",
+    device: str = "cpu",
     tolerance: Tolerance = Tolerance(),  # noqa: B008 (frozen)
 ) -> Result:
     """Score rows by a trained model and by its export, and compare; exit code 3 when more is lost than tolerated.
@@ -36,6 +37,7 @@ def command(
         data: A file or a folder (Parquet, CSV, TSV), or SOURCE:SPLIT; without labels scores alone are compared.
         backend: What runs the export's network.
         precision: Of the export's network.
+        device: `cpu`, or a GPU: `cuda`, `cuda:1`.
         tolerance: What may be lost.
     """
     from recsys.data.sources import resolve
@@ -44,7 +46,7 @@ def command(
     from recsys.models.checkpoint import load
 
     path = resolve(data)
-    with session(export, backend=backend, precision=precision) as tested:
+    with session(export, backend=backend, precision=precision, device=device) as tested:
         verdict = verify(load(run), tested, path, tolerance)
     found = verdict.to_json()
     screen = console()

@@ -4,21 +4,17 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from recsys.errors import DataError
 from recsys.inference.backends import Engine, Run
 from recsys.inference.choice import Choice
+from recsys.inference.given import Scores, deliver
 from recsys.layers.tables import InputLayout
 
-__all__ = ["Bound", "Buffers", "Scores"]
+__all__ = ["Bound", "Buffers"]
 
-Scores = npt.NDArray[Any]
 _KEPT = 64
 """Batch sizes whose bound calls a thread keeps."""
 
@@ -50,11 +46,7 @@ class Bound:
         Raises:
             DataError: When one is not finite.
         """
-        np.copyto(out, self.scores)
-        finite = np.isfinite(out)
-        if not finite.all():
-            bad = out.size - int(finite.sum())
-            raise DataError(f"{bad} of {out.size} scores are not finite: the weights are, or numbers are far too large")
+        deliver(self.scores, out)
 
 
 class Buffers(threading.local):

@@ -26,7 +26,20 @@ from recsys.errors import CheckpointError
 from recsys.files import replacing
 from recsys.inference.foreign import RefusedError, anew, worked_out
 
-__all__ = ["check", "digest", "eager", "example", "flops", "half", "inputs", "load", "read", "tidied", "write"]
+__all__ = [
+    "check",
+    "copied",
+    "digest",
+    "eager",
+    "example",
+    "flops",
+    "half",
+    "inputs",
+    "load",
+    "read",
+    "tidied",
+    "write",
+]
 
 _ONLY = "a network is read as its models' operators and raw weights only"
 
@@ -124,12 +137,17 @@ def flops(program: ExportedProgram) -> float:
     return 2.0 * sum(int(layer.args[1].meta["val"].numel()) for layer in layers)
 
 
+def copied(program: ExportedProgram) -> ExportedProgram:
+    """The same program with weights of its own."""
+    return load(_saved(program))
+
+
 def half(program: ExportedProgram) -> ExportedProgram:
     """The same program with bfloat16 matrix products of linear layers; all between them stays float32.
 
     Weights, inputs and outputs of a product have 8 bits of mantissa, its sums are float32.
     """
-    program = load(_saved(program))  # a copy
+    program = copied(program)
     graph = program.graph_module.graph
     for node in list(graph.nodes):
         if node.target is torch.ops.aten.linear.default:

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 from torch import Tensor
 
@@ -15,9 +14,10 @@ from recsys.data.batch import Batch
 from recsys.data.encoder import Counts
 from recsys.dataflow.executor import TableExecutor
 from recsys.dataflow.plan import DataFlowPlan
-from recsys.errors import DataError
-from recsys.inference.buffers import Bound, Buffers, Scores
+from recsys.inference.buffers import Bound, Buffers
+from recsys.inference.candidates import CandidateEncoder
 from recsys.inference.choice import Choice
+from recsys.inference.given import Given, Scores
 from recsys.inference.parts import Parts
 from recsys.inference.rank import CandidateScorer, Work, part_of
 from recsys.inference.scores import score_dtype
@@ -43,16 +43,14 @@ class Scorer:
     """
 
     def __init__(self, parts: Parts, plan: DataFlowPlan | None, choice: Choice, max_batch: int, threads: int) -> None:
-        self.choice, self.rows = choice, parts.rows
+        self.choice, self.table_bytes = choice, sum(rows.data.nbytes for rows in parts.rows.values())
         self._max_batch, self._threads = max_batch, threads
-        self._features, self._layout = parts.spec.features, parts.spec.layout
-        self._numbers = self._layout.dense.stop
-        tasks = parts.encoder.inputs.tasks
-        dtype = score_dtype(tasks)
-        self._dtype, self._tasks = np.dtype(str(dtype).removeprefix("torch.")), len(tasks)
+        self._layout, tasks = parts.spec.layout, parts.encoder.inputs.tasks
+        self._given = Given(parts.spec, tasks)
         self._executor = TableExecutor(parts.spec, parts.rows, plan)
-        self._buffers = Buffers(max_batch, self._layout, self._tasks, dtype, choice)
-        self._candidates = CandidateScorer(parts.encoder, parts.spec, parts.rows, self._buffers, self._shared_out)
+        self._buffers = Buffers(max_batch, self._layout, len(tasks), score_dtype(tasks), choice)
+        encoder = CandidateEncoder(parts.encoder)
+        self._candidates = CandidateScorer(encoder, parts.spec, parts.rows, self._buffers, self._shared_out)
         self._pool = ThreadPoolExecutor(threads, "recsys-session") if threads > 1 else None
 
     @property
@@ -62,10 +60,7 @@ class Scorer:
 
     def empty(self, n: int) -> Scores:
         """An array for the scores of n rows."""
-        return np.empty(self._shape(n), dtype=self._dtype)
-
-    def _shape(self, n: int) -> tuple[int, ...]:
-        return (n,) if self._tasks == 1 else (n, self._tasks)
+        return self._given.empty(n)
 
     def scores(self, batch: Batch, out: Scores | None = None) -> Scores:
         """The scores of a batch, [n] or [n, tasks], in `out` where it is given.
@@ -73,19 +68,7 @@ class Scorer:
         Raises:
             DataError: When the batch or `out` does not fit, or a score is not finite.
         """
-        n, numbers = batch.dense.shape
-        if batch.ids.features != self._features or numbers != self._numbers:
-            raise DataError(
-                f"expected a batch of {self._numbers} numbers and features {', '.join(self._features)}, got "
-                f"{numbers} and {', '.join(batch.ids.features)}: encode with the session's encoder"
-            )
-        if out is None:
-            out = self.empty(n)
-        elif not isinstance(out, np.ndarray) or out.shape != self._shape(n) or out.dtype != self._dtype:
-            came = f"{out.dtype} {out.shape}" if isinstance(out, np.ndarray) else type(out).__name__
-            raise DataError(f"expected `out` as {self._dtype} {self._shape(n)}, got {came}")
-        elif not out.flags.writeable:
-            raise DataError("expected `out` as an array that can be written to, got a read-only one")
+        n, out = len(batch), self._given.accept(batch, out)
         if n > self._max_batch or (self._pool is not None and n >= 2 * _WORTH):
             self._shared_out(n, lambda start, stop: self._piece(part_of(batch, start, stop), out[start:stop]))
         elif n > _FEW:

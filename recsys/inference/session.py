@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 import operator
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 import pyarrow as pa
+import torch
 
 from recsys.config import nearest
 from recsys.data.batch import Batch
@@ -21,17 +22,23 @@ from recsys.dataflow.plan import DataFlowPlan
 from recsys.dataflow.platform import read_cores
 from recsys.errors import ConfigError, DataError, RecsysError
 from recsys.inference.backends import Backend, Precision
-from recsys.inference.buffers import Scores
 from recsys.inference.choice import Choice, checked, choose
+from recsys.inference.cuda.device import find_gpu
+from recsys.inference.given import Scores
 from recsys.inference.parts import Parts, Storing, open_parts
 from recsys.inference.profile import SizeProfile, drawn, profile
 from recsys.inference.rank import Ranking, best
 from recsys.inference.scorer import Scorer
 
+if TYPE_CHECKING:
+    from recsys.inference.cuda.scorer import GpuScorer
+
 __all__ = ["InferenceSession", "session"]
 
 MAX_BATCH = 512
 """Rows that go through the network at once: more do not fit the caches of a core, and take longer each."""
+GPU_MAX_BATCH = 8192
+"""The same on a GPU, which such a batch keeps busy: two of them take turns."""
 _MOST_ROWS, _MOST_THREADS = 1 << 20, 1024
 """More is a mistake: every thread has buffers for `max_batch` rows."""
 _READ = 16_384
@@ -50,8 +57,9 @@ class InferenceSession:
         plan: How rows are looked up; by default the parts' own, where it is for no more cores than there are.
         backend: What runs the network.
         precision: Of the network's matrix products.
-        max_batch: Rows that run at once.
+        max_batch: Rows that run at once; by default 512, and 8192 on a GPU.
         threads: Among which a batch is shared out.
+        device: `cpu`, or a GPU: `cuda`, `cuda:1`.
 
     Attributes:
         counts: What the encoder met so far in frames, files and requests.
@@ -61,7 +69,7 @@ class InferenceSession:
         source: A checksum of what the session was made from.
 
     Raises:
-        ConfigError: When the plan is for another model, or a back end is unknown.
+        ConfigError: When the plan is for another model, a back end is unknown, or the GPU is not there or too small.
         MissingExtraError: When the back end that was asked for is not installed.
     """
 
@@ -71,25 +79,33 @@ class InferenceSession:
         plan: DataFlowPlan | None = None,
         backend: Literal["auto"] | Backend = "auto",
         precision: Literal["auto"] | Precision = "auto",
-        max_batch: int = MAX_BATCH,
+        max_batch: int | None = None,
         threads: int = 1,
+        device: str | torch.device = "cpu",
     ) -> None:
         _one_of("backend", backend, ("auto", *get_args(Backend)))
         _one_of("precision", precision, ("auto", *get_args(Precision)))
+        gpu = None if str(device) == "cpu" else find_gpu(device)
+        if max_batch is None:
+            max_batch = MAX_BATCH if gpu is None else GPU_MAX_BATCH
         max_batch = _number("max_batch", max_batch, _MOST_ROWS)
         threads = _number("threads", threads, _MOST_THREADS)
         self.encoder, self.counts = parts.encoder, Counts()
         self.max_batch = max_batch
         self.spec, self.source = parts.spec, parts.source
         self._tasks = [task.name for task in parts.encoder.inputs.tasks]
-        self.precision, choice = _chosen(parts, backend, precision, max_batch)
-        self._scorer: Scorer | None = Scorer(parts, plan or _suited(parts.plan), choice, max_batch, threads)
+        self._scorer: Scorer | GpuScorer | None
+        if gpu is None:
+            self.precision, choice = _chosen(parts, backend, precision, max_batch)
+            self._scorer = Scorer(parts, plan or _suited(parts.plan), choice, max_batch, threads)
+        else:
+            self.precision, self._scorer = _on_gpu(parts, backend, precision, max_batch, threads, gpu)
         schema = parts.encoder.schema
         self._known = {*schema.columns, *(label.source for label in schema.labels), schema.group, schema.time}
         self._encode_rows = RowEncoder(self.encoder).encode
         self._lock = threading.Lock()
 
-    def _open(self) -> Scorer:
+    def _open(self) -> Scorer | GpuScorer:
         """A call takes it once, and keeps it until it ends, whoever closes the session meanwhile."""
         scorer = self._scorer
         if scorer is None:
@@ -214,7 +230,7 @@ class InferenceSession:
     @property
     def table_bytes(self) -> int:
         """Bytes of all stored rows."""
-        return sum(rows.data.nbytes for rows in self._open().rows.values())
+        return self._open().table_bytes
 
     def profile(self, seconds: float = 0.3) -> list[SizeProfile]:
         """Where the time of each batch size goes, on uniform ids."""
@@ -309,9 +325,10 @@ def session(
     plan: Literal["auto"] | str | Path | DataFlowPlan = "auto",
     backend: Literal["auto"] | Backend = "auto",
     precision: Literal["auto"] | Precision = "auto",
-    max_batch: int = MAX_BATCH,
+    max_batch: int | None = None,
     threads: int = 1,
     storage: Storing = "huge",
+    device: str | torch.device = "cpu",
 ) -> InferenceSession:
     """Open a trained model for inference.
 
@@ -321,10 +338,11 @@ def session(
         backend: What runs the network; by default what is fastest here for each batch size, measured once.
         precision: Of the network's matrix products; by default float32, and of an export the fastest that has passed
             its quality gate.
-        max_batch: Most rows that run at once; larger batches are split.
-        threads: Among which a batch is shared out.
+        max_batch: Most rows that run at once; larger batches are split. By default 512, and 8192 on a GPU.
+        threads: Among which a batch is shared out; on a GPU one.
         storage: `huge` copies the tables to huge pages, which is fastest; `map` reads an export's file in place, which
-            is ready at once and shared between processes.
+            is ready at once and shared between processes. A GPU gets a copy of its own of either.
+        device: `cpu`, or a GPU: `cuda`, `cuda:1`.
 
     Raises:
         CheckpointError: When the folder does not load.
@@ -332,10 +350,12 @@ def session(
         MissingExtraError: When a back end that was asked for is not installed.
     """
     _one_of("storage", storage, get_args(Storing))
+    if str(device) != "cpu":
+        find_gpu(device)  # before tables are read
     chosen = DataFlowPlan.read(Path(plan)) if isinstance(plan, (str, Path)) and plan != "auto" else plan
     given = chosen if isinstance(chosen, DataFlowPlan) else None
     parts = open_parts(Path(run), given, storage)
-    return InferenceSession(parts, given, backend, precision, max_batch, threads)
+    return InferenceSession(parts, given, backend, precision, max_batch, threads, device)
 
 
 def _suited(plan: DataFlowPlan | None) -> DataFlowPlan | None:
@@ -343,20 +363,60 @@ def _suited(plan: DataFlowPlan | None) -> DataFlowPlan | None:
     return plan if plan is not None and plan.cores <= len(read_cores()) else None
 
 
+def _on_gpu(
+    parts: Parts,
+    backend: Literal["auto"] | Backend,
+    precision: Literal["auto"] | Precision,
+    most: int,
+    threads: int,
+    device: torch.device,
+) -> tuple[Precision, GpuScorer]:
+    """The precision, and what scores on a GPU; it is imported where it is used, and Triton with it."""
+    from recsys.inference.cuda.choice import choose as choose_for
+    from recsys.inference.cuda.device import told
+    from recsys.inference.cuda.engines import GPU_PRECISIONS, check_engine
+    from recsys.inference.cuda.scorer import GpuScorer
+
+    check_engine(backend, precision)
+    if threads > 1:
+        raise ConfigError("a batch is not shared out among threads on a GPU: leave threads at 1")
+    kinds = [kind for kind in parts.precisions if kind in GPU_PRECISIONS] if precision == "auto" else [precision]
+    with told(f"opening a session on {device}"):
+        kind, choice = _fastest(
+            kinds, lambda kind: choose_for(parts.program, parts.spec.layout, kind, most, device, backend)
+        )
+    return kind, GpuScorer(parts, choice, kind, most, device)
+
+
 def _chosen(
     parts: Parts, backend: Literal["auto"] | Backend, precision: Literal["auto"] | Precision, most: int
 ) -> tuple[Precision, Choice]:
     """The precision, and the back end of every batch size: the fastest where they are left open."""
+    if precision == "tf32" or backend == "inductor":
+        raise ConfigError(
+            f"{precision if precision == 'tf32' else backend} is a GPU's: open the session on device cuda"
+        )
     kinds = parts.precisions if precision == "auto" else (precision,)
     if backend != "auto":
         kind = kinds[0]
         return kind, Choice({most: (backend, checked(backend, kind, parts.program_for(kind)))}, {}, {})
+    return _fastest(kinds, lambda kind: choose(parts.program_for(kind), kind, most))
+
+
+def _fastest(kinds: Sequence[Precision], chosen: Callable[[Precision], Choice]) -> tuple[Precision, Choice]:
+    """The precision whose choice is fastest, of those that can run here.
+
+    Raises:
+        RecsysError: What the last one says, when none can.
+    """
     choices: dict[Precision, Choice] = {}
     for kind in kinds:
         try:
-            choices[kind] = choose(parts.program_for(kind), kind, most)
+            choices[kind] = chosen(kind)
         except RecsysError:  # it passed the gate on a machine that could run it
             if kind == kinds[-1] and not choices:
                 raise
+    if len(choices) == 1:
+        return next(iter(choices.items()))
     kind = min(choices, key=lambda kind: sum(math.log(min(row.values())) for row in choices[kind].us.values()))
     return kind, choices[kind]

@@ -315,12 +315,14 @@ def _renamed(path: Path) -> Path:
     return packed.with_suffix(".parquet")
 
 
-def session_for(parts: Parts, rows: Rows, precision: Precision = "fp32") -> InferenceSession:
+def session_for(parts: Parts, rows: Rows, precision: Precision = "fp32", device: str = "cpu") -> InferenceSession:
     """A session to score rows: the fastest back end if that has been measured or the rows are worth it, else eager.
 
     Building and measuring all back ends takes half a minute or so, once. The precision does not depend on it, so that
     a job that goes on does so as it began.
     """
+    if device != "cpu":
+        return InferenceSession(parts, precision=precision, device=device)
     data = Dataset(rows, parts.encoder.schema.format)
     work = flops(parts.program) * (data.rows or data.bytes / _ROW_BYTES)
     able = not absent("eager", precision)

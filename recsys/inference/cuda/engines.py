@@ -1,0 +1,113 @@
+"""What can run a network on a GPU: eager torch, or Inductor's kernels around the same products."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.export import ExportedProgram
+
+from recsys.errors import ConfigError, DataError
+from recsys.inference.backends import Backend, Engine, Precision, Run, cache_folder
+from recsys.inference.cuda.module import on_device
+
+__all__ = ["GPU_ENGINES", "GPU_PRECISIONS", "check_engine"]
+
+GPU_PRECISIONS: tuple[Precision, ...] = ("fp32", "tf32", "bf16")
+
+
+class _Eager:
+    """Torch's operators one by one."""
+
+    def __init__(self, program: ExportedProgram, precision: Precision, device: torch.device) -> None:
+        self._forward = on_device(program, device, precision, single=False).forward
+
+    def bind(self, inputs: Sequence[Tensor], out: Tensor) -> Run:
+        """A call that launches the network on the stream of the thread."""
+        forward = self._forward
+
+        def run() -> None:
+            with torch.no_grad():
+                out.copy_(forward(*inputs))
+
+        return run
+
+
+class _Inductor:
+    """Compiled twice: for one row, and for any number of them.
+
+    What stands between two products is one kernel, and the last one writes into `out`. Products of many rows are the
+    library's. Compiled code lies in the user's cache, not in a folder that all users of a machine share.
+    """
+
+    def __init__(self, program: ExportedProgram, precision: Precision, device: torch.device) -> None:
+        def compiled(single: bool) -> Callable[..., None]:
+            module = _Into(on_device(program, device, precision, single))
+            found: Callable[..., None] = torch.compile(module, dynamic=not single, fullgraph=True, options=_OPTIONS)
+            return found
+
+        self._one, self._many = compiled(True), compiled(False)
+
+    def bind(self, inputs: Sequence[Tensor], out: Tensor) -> Run:
+        """A call that launches the network on the stream of the thread; the first of its kind compiles."""
+        forward = self._one if len(out) == 1 else self._many
+
+        def run() -> None:
+            with torch.no_grad(), _own_cache():
+                forward(*inputs, out)
+
+        return run
+
+
+_OPTIONS: dict[str, str | int | bool | Callable[..., object]] = {"triton.cudagraphs": False, "compile_threads": 1}
+"""No threads or processes are left behind, for a dozen kernels."""
+
+
+class _Into(nn.Module):
+    """A network that writes where it is told."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, *given: Tensor) -> None:
+        *inputs, out = given
+        out.copy_(self.network(*inputs))
+
+
+@contextlib.contextmanager
+def _own_cache() -> Iterator[None]:
+    """Within it Inductor keeps what it compiles where recsys keeps its own, unless the user has named a place."""
+    name = "TORCHINDUCTOR_CACHE_DIR"
+    if name in os.environ:
+        yield
+        return
+    with contextlib.suppress(DataError):  # a folder that cannot be made, as in a container
+        os.environ[name] = str(cache_folder() / "inductor")
+    try:
+        yield
+    finally:
+        os.environ.pop(name, None)
+
+
+GPU_ENGINES: dict[Backend, Callable[[ExportedProgram, Precision, torch.device], Engine]] = {
+    "eager": _Eager,
+    "inductor": _Inductor,
+}
+"""Of each precision in `GPU_PRECISIONS`."""
+
+
+def check_engine(backend: str, precision: str) -> None:
+    """Refuse what a GPU has not.
+
+    Raises:
+        ConfigError: For it.
+    """
+    if backend not in ("auto", *GPU_ENGINES):
+        raise ConfigError(f"expected the back end on a GPU as one of auto, {', '.join(GPU_ENGINES)}, got {backend}")
+    if precision not in ("auto", *GPU_PRECISIONS):
+        known = ", ".join(GPU_PRECISIONS)
+        raise ConfigError(f"expected the precision on a GPU as one of auto, {known}, got {precision}")

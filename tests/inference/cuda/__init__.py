@@ -1,0 +1,1 @@
+"""Sessions on a GPU; without one its kernels run in Triton's interpreter, and nothing is captured."""
