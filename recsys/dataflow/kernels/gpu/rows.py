@@ -41,6 +41,7 @@ class GpuRows:
         device: [hot rows, stored columns] on the device, in the order of the table; None: none is there.
         host: [other rows, stored columns] in pinned host memory; None: none is there.
         remap: [⌈rows / 32⌉, 2] int32 on the device, see `remap`; None where all rows are in one place.
+        whole_host: `host` holds all rows, also those that are on the device.
     """
 
     rows: int
@@ -49,6 +50,7 @@ class GpuRows:
     device: Tensor | None
     host: Tensor | None = None
     remap: Tensor | None = None
+    whole_host: bool = False
 
     @property
     def stride(self) -> int:
