@@ -11,9 +11,10 @@ from torch import Tensor
 from recsys.dataflow.kernels.gpu.kernels import GpuKernels, GpuSlot
 from recsys.dataflow.kernels.gpu.rows import GpuRows, Hot, place
 from recsys.dataflow.storage import Rows
+from recsys.errors import ConfigError
 from recsys.layers.tables import TableSpec
 
-__all__ = ["GpuExecutor"]
+__all__ = ["GpuExecutor", "cuda_device"]
 
 
 class GpuExecutor:
@@ -72,3 +73,15 @@ class GpuExecutor:
     ) -> None:
         """Fill the columns of the pooled look-ups; see `GpuKernels.launch`. All tensors lie on the device."""
         self._kernels.launch(values, offsets, weights, x, unknown)
+
+
+def cuda_device() -> torch.device:
+    """The GPU that torch sees first.
+
+    Raises:
+        ConfigError: When there is none.
+    """
+    if not torch.cuda.is_available():
+        why = "this torch is built without CUDA" if torch.version.cuda is None else "no driver or no card answers"
+        raise ConfigError(f"no GPU is here ({why}): use --device cpu, or run this where `nvidia-smi` shows one")
+    return torch.device("cuda", torch.cuda.current_device())

@@ -84,7 +84,8 @@ def remap(hot: Tensor) -> Tensor:
 def _counted(words: np.ndarray[tuple[int], np.dtype[np.uint32]]) -> np.ndarray[tuple[int], np.dtype[np.uint8]]:
     """Bits of each word; numpy counts them itself from version 2 on."""
     bits = np.unpackbits(words.view(np.uint8)).reshape(len(words), _WORD)
-    return bits.sum(axis=1, dtype=np.uint8)
+    found: np.ndarray[tuple[int], np.dtype[np.uint8]] = bits.sum(axis=1, dtype=np.uint8)
+    return found
 
 
 def device_bytes(rows: Rows, hot: Hot) -> int:
@@ -102,7 +103,7 @@ def free_bytes(device: torch.device) -> int:
     if device.type != "cuda":
         return available_memory()
     with _told("asking the GPU for its memory"):
-        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # by torch, for its next tensors
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # by torch
         return int(torch.cuda.mem_get_info(device)[0]) + int(kept)
 
 
