@@ -43,8 +43,12 @@ class CpuReading(Config):
     cores: int = Field(ge=1)
     call_us: float = Field(gt=0)
     """Of a call that looks up next to nothing."""
-    row_ns: Points
+    row_ns: Points = Field(min_length=1)
     """(row bytes, ns of an id)."""
+
+    def ns(self, row_bytes: float) -> float:
+        """Nanoseconds of an id."""
+        return _line(self.row_ns, row_bytes)
 
 
 class GpuPlatform(Config):
