@@ -31,7 +31,7 @@ from recsys.dataflow.knapsack import Knapsack
 from recsys.dataflow.workload import Dtype, Workload
 from recsys.errors import ConfigError
 
-__all__ = ["plan"]
+__all__ = ["latencies", "plan"]
 
 LARGE = 0.001
 """Share of all bytes from which a table is large: those may have a dtype of their own, and be the CPU's."""
@@ -93,6 +93,19 @@ def plan(
     made = _made(model, heat, found, memory, gpus, sizes, latency_us, ids)
     split = [table for table in made.tables if table.place == "split"]
     return made.with_hot({table.name: heat[table.name].chosen(table.hot_rows) for table in split})
+
+
+def latencies(
+    model: GpuCostModel,
+    heat: Mapping[str, Heat],
+    memories: Sequence[int],
+    gpus: int = 1,
+    dtypes: Sequence[Dtype] = (),
+    batch: int | None = None,
+) -> list[float]:
+    """Predicted µs of a batch, by default of the largest, for plans of each of some memories."""
+    planner = _Planner(model, heat, gpus, max(model.workload.batch_sizes) if batch is None else batch)
+    return [planner.best(memory, dtypes).us for memory in memories]
 
 
 class _Planner:
