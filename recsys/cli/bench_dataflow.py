@@ -11,23 +11,30 @@ from rich.table import Table
 from rich.text import Text
 
 from recsys.cli.app import Result, command_line
+from recsys.cli.bench_gpu import larger_gpu, predicted_gpu
 from recsys.cli.show import cells_table, console
+from recsys.dataflow.workload import Dtype
+from recsys.errors import ConfigError
 
 __all__ = ["dataflow"]
 
 
+DEFAULT = ("criteo-kaggle", "mlperf-dlrm-v2", "uniform-200")
+"""Workloads."""
+
+
 def dataflow(
-    workload: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="NAME|FILE")] = (
-        "criteo-kaggle",
-        "mlperf-dlrm-v2",
-        "uniform-200",
-    ),
+    workload: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="NAME|FILE")] = DEFAULT,
     batch: tuple[int, ...] = (),
     ids: tuple[Literal["as it is", "zipf", "uniform", "equal", "trace"], ...] = ("as it is", "equal"),
     cores: int | None = None,
-    cap: int = 400_000,
+    cap: int | None = None,
     platform: str | None = None,
     results: Path | None = None,
+    device: Literal["cpu", "cuda"] = "cpu",
+    dtype: Dtype = "fp32",
+    larger: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
+    picture: Path | None = None,
 ) -> Result:
     """Plan workloads, run the plans, and show predicted beside measured; others run beside ours.
 
@@ -39,17 +46,35 @@ def dataflow(
         batch: Batch sizes; by default those of each workload.
         ids: How ids fall on the rows; `equal` is the extreme case, all ids the same, and `trace` is from production.
         cores: How many to plan for; by default all.
-        cap: Cut tables to at most so many rows.
+        cap: Cut tables to at most so many rows; by default 400,000, with a GPU as many as fit.
         platform: A platform file; by default what `recsys profile` has measured.
         results: A markdown file whose section of this benchmark and machine is written anew.
+        device: `cuda` measures look-ups on the GPU, all rows there, beside what the cost model predicts.
+        dtype: How rows are stored on the GPU.
+        larger: With a GPU, measure the first workload (mlperf-dlrm-v2) with tables larger than its memory: latency by
+            the memory that they may take, at the first batch size (2048).
+        picture: Of `larger`: a picture to draw.
     """
+    if device == "cuda":
+        if results is not None or cores is not None:
+            raise ConfigError("--results and --cores are of the CPU's benchmark: leave them out with --device cuda")
+        named = () if workload == DEFAULT else workload
+        return (
+            larger_gpu(named, batch, cap, platform, dtype, picture)
+            if larger
+            else predicted_gpu(named, batch, ids, cap, platform, dtype)
+        )
+    if larger or picture is not None or dtype != "fp32":
+        raise ConfigError("--larger, --picture and --dtype are of a GPU: add --device cuda")
     from recsys.bench.dataflow import measure
     from recsys.bench.report import Section, errors_line, plans_cells
     from recsys.dataflow.platform import here
     from recsys.dataflow.workload import Workload
 
     section = None if results is None else Section("dataflow", results)
-    found = measure([Workload.find(name).cap(cap).pooled() for name in workload], here(platform), cores, batch, ids)
+    found = measure(
+        [Workload.find(name).cap(cap or 400_000).pooled() for name in workload], here(platform), cores, batch, ids
+    )
     screen = console()
     screen.print(cells_table(plans_cells(found)), _worst(found), sep="\n")
     screen.print(errors_line(found))

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from recsys.data.encoder import Counts
     from recsys.models.checkpoint import Checkpoint
 
-__all__ = ["main"]
+__all__ = ["main", "read_batches"]
 
 HOTTEST = 100
 """Rows whose share of the ids is printed."""
@@ -102,7 +102,7 @@ def workload(
     name = Path(run).resolve().name
     found = measure_tables(
         checkpoint.model.tables,
-        _batches(checkpoint, resolve(data), rows, counts),
+        read_batches(checkpoint, resolve(data), rows, counts),
         name,
         batch_sizes=batch_sizes,
         source=str(data),
@@ -118,7 +118,7 @@ def workload(
     return {**result, "counted": counts.rows, "out": str(out)}
 
 
-def _batches(checkpoint: Checkpoint, path: Path, rows: int | None, counts: Counts) -> Iterator[Batch]:
+def read_batches(checkpoint: Checkpoint, path: Path, rows: int | None, counts: Counts) -> Iterator[Batch]:
     """The first `rows` rows, encoded."""
     from tqdm import tqdm
 

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 
 from recsys.cli.app import Result, call
+from recsys.cli.plan_gpu import plan_gpu
+from recsys.cli.planned import find
 from recsys.cli.show import console
-from recsys.dataflow.workload import Workload
-from recsys.errors import CheckpointError, ConfigError
+from recsys.dataflow.workload import Dtype
+from recsys.errors import ConfigError
 
 __all__ = ["main"]
 
@@ -28,8 +30,14 @@ def plan(
     platform: str | None = None,
     cores: int | None = None,
     batch: tuple[int, ...] = (),
+    device: Literal["cpu", "cuda"] = "cpu",
+    memory: str | None = None,
+    latency: float | None = None,
+    dtypes: tuple[Dtype, ...] = (),
+    gpus: int | None = None,
+    data: str | None = None,
 ) -> Result:
-    """Plan the look-ups of a workload or of a trained model.
+    """Plan the look-ups of a workload or of a trained model, for a CPU's cores or for GPUs.
 
     Args:
         what: A workload's TOML file, the name of a published one, or the folder of a trained model, whose ids are then
@@ -40,7 +48,21 @@ def plan(
             measured on this machine.
         cores: How many cores to plan for; by default all of the platform's.
         batch: Batch sizes; by default the workload's.
+        device: `cuda` plans for GPUs: which rows lie in their memory, which in host memory, what the CPU looks up.
+        memory: Of each GPU for the tables, such as 40GB; by default what it has, less a sixteenth or at least 1 GiB.
+        latency: Target in µs for the largest batch; where it is met, as little of the GPU's memory is taken as can be.
+        dtypes: How tables may be stored on the GPU, such as fp32 fp16; by default as the workload says.
+        gpus: How many to plan for; by default one. Plans of several are not run yet.
+        data: Rows to count a trained model's ids in, a file, a folder or SOURCE:SPLIT: which of its rows are hot.
     """
+    if device == "cuda":
+        if cores is not None:
+            raise ConfigError("--cores is of a CPU's plan: leave it out with --device cuda")
+        return plan_gpu(what, out, picture, platform, batch, memory, latency, dtypes, gpus, data)
+    given = {"memory": memory, "latency": latency, "dtypes": dtypes or None, "gpus": gpus, "data": data}
+    foreign = [name for name, value in given.items() if value is not None]
+    if foreign:
+        raise ConfigError(f"--{foreign[0]} is of a GPU's plan: add --device cuda")
     from recsys.dataflow import report
     from recsys.dataflow.cost import CostModel
     from recsys.dataflow.planner import plan as make
@@ -74,32 +96,3 @@ def summary(made: dict[str, Any]) -> dict[str, Any]:
     kept = ("batch", "predicted_us", "bound_us", "symmetric_us")
     schedules = [{key: one[key] for key in kept} for one in made["schedules"]]
     return {"workload": made["workload"], "platform": made["platform"], "cores": made["cores"], "schedules": schedules}
-
-
-def find(what: str) -> Workload:
-    """A workload by name or file, or that of a trained model's folder.
-
-    Raises:
-        ConfigError: When it is none of these.
-    """
-    if not Path(what).is_dir():
-        try:
-            return Workload.find(what)
-        except ConfigError as error:
-            return _of_model(what, error)
-    return _of_model(what, None)
-
-
-def _of_model(what: str, otherwise: ConfigError | None) -> Workload:
-    from recsys.dataflow.counting import assume_tables
-    from recsys.models.checkpoint import load
-
-    try:
-        tables = load(what).model.tables
-    except CheckpointError:
-        if otherwise is not None:
-            raise otherwise from None
-        raise
-    name = Path(what).resolve().name
-    console().print(f"the ids of {name} are assumed: measure them with `recsys dataflow workload {what} DATA`")
-    return assume_tables(tables, name, "Ids are assumed.")

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from rich.table import Table
 
 from recsys.cli.app import Result, call
+from recsys.cli.profile_gpu import measure_gpu
 from recsys.cli.show import console
+from recsys.errors import ConfigError
 
 if TYPE_CHECKING:
     from recsys.dataflow.platform import Platform
@@ -24,22 +26,27 @@ def main(argv: Sequence[str]) -> Result:
     return call(profile, argv, "recsys profile")
 
 
-def profile(out: Path | None = None, seconds: float = 100.0) -> Result:
-    """Measure this machine in under two minutes and write its platform file.
+def profile(out: Path | None = None, seconds: float | None = None, device: Literal["cpu", "cuda"] = "cpu") -> Result:
+    """Measure this machine, or its GPU, in under two minutes and write its platform file.
 
     Nothing else should run meanwhile.
 
     Args:
         out: Platform file (TOML) to write; by default where `recsys plan` looks for it.
-        seconds: About how long it may take.
+        seconds: About how long it may take: 100 by default. A GPU takes as long as it takes.
+        device: `cuda` measures the GPU, for `recsys plan --device cuda`.
     """
+    if device == "cuda":
+        if seconds is not None:
+            raise ConfigError("--seconds is of a CPU's profile: leave it out with --device cuda")
+        return measure_gpu(out)
     from recsys.dataflow.platform import default_path
     from recsys.dataflow.profile import measure
     from recsys.files import make_folder, write_text
 
     path = out or default_path()
     make_folder(path.parent)
-    found = measure(seconds)
+    found = measure(100.0 if seconds is None else seconds)
     write_text(path, found.toml())
     screen = console()
     screen.print(_machine(found), _gather(found), sep="\n")

@@ -14,7 +14,7 @@ from recsys.dataflow.workload import BATCH_SIZES, Ids, Workload, WorkloadLookup,
 from recsys.errors import ConfigError, DataError
 from recsys.layers.tables import EmbeddingTables
 
-__all__ = ["IdCounter", "assume_tables", "measure", "measure_tables"]
+__all__ = ["IdCounter", "assume_tables", "count_tables", "measure", "measure_tables"]
 
 Ints = npt.NDArray[np.int64]
 
@@ -106,6 +106,12 @@ class IdCounter:
             self._distinct[size] += int(np.count_nonzero(before[: len(starts)] < starts))
             self._seen[size] += len(starts)
 
+    @property
+    def hits(self) -> Ints:
+        """[rows] how often each row was hit so far, for `recsys.dataflow.heat`: which rows these are, too."""
+        self._count(*self._take())
+        return self._hits
+
     def ids(self, source: str = "") -> Ids:
         """What was counted so far.
 
@@ -191,7 +197,19 @@ def measure_tables(
     batch_sizes: Sequence[int] = BATCH_SIZES,
     source: str = "",
 ) -> Workload:
-    """The workload of a model's tables on real batches, in one pass.
+    """The workload of a model's tables on real batches, in one pass: see `count_tables`."""
+    return count_tables(tables, batches, name, about, batch_sizes, source)[0]
+
+
+def count_tables(
+    tables: EmbeddingTables,
+    batches: Iterable[Batch],
+    name: str,
+    about: str = "",
+    batch_sizes: Sequence[int] = BATCH_SIZES,
+    source: str = "",
+) -> tuple[Workload, dict[str, Ints]]:
+    """The workload of a model's tables on real batches, in one pass, and for each table how often its rows were hit.
 
     Look-ups of one feature in tables of one size read the same ids, which are counted once. An unpooled look-up has the
     bags that it has, and its pooling is `none`.
@@ -227,7 +245,13 @@ def measure_tables(
     lookups = tuple(
         lookup.model_copy(update={"weighted": weighted, "ids": ids[keys[lookup.name]]}) for lookup in assumed.lookups
     )
-    return assumed.model_copy(update={"lookups": lookups, "batch_sizes": tuple(sorted(set(batch_sizes)))})
+    hits: dict[str, Ints] = {}
+    for lookup in assumed.lookups:
+        if lookup.pooling != "none":
+            counted = counters[keys[lookup.name]].hits
+            hits[lookup.table] = hits[lookup.table] + counted if lookup.table in hits else counted
+    sizes = tuple(sorted(set(batch_sizes)))
+    return assumed.model_copy(update={"lookups": lookups, "batch_sizes": sizes}), hits
 
 
 def assume_tables(tables: EmbeddingTables, name: str, about: str = "") -> Workload:

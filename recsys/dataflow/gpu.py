@@ -8,12 +8,17 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from recsys.dataflow.gpu_default import default_plan, room
+from recsys.dataflow.gpu_plan import GpuPlan
+from recsys.dataflow.gpu_stage import CpuPart, Stage
 from recsys.dataflow.kernels.gpu.kernels import GpuKernels, GpuSlot
-from recsys.dataflow.kernels.gpu.rows import GpuRows, Hot, place
+from recsys.dataflow.kernels.gpu.rows import GpuRows, Hot, device_bytes, free_bytes, place
+from recsys.dataflow.kernels.reference import Slot
 from recsys.dataflow.storage import Rows
-from recsys.layers.tables import TableSpec
+from recsys.errors import ConfigError
+from recsys.layers.tables import Lookup, TableSpec
 
-__all__ = ["GpuExecutor"]
+__all__ = ["GpuExecutor", "cuda_device", "gpu_name"]
 
 
 class GpuExecutor:
@@ -23,14 +28,23 @@ class GpuExecutor:
 
     Args:
         spec: What is looked up where.
-        rows: The stored rows of every table, by name; they are copied.
+        rows: The stored rows of every table, by name; they are copied, but for those whose look-ups are the CPU's.
         device: The GPU. With a CPU, Triton's interpreter does the work: for tests.
-        hot: For each table, which rows lie on the device; by default all.
-        ids: Look-up -> ids in a bag, on average; by default one.
+        hot: For each table, which rows lie on the device; by default all, or as the plan says.
+        ids: Look-up -> ids in a bag, on average; by default as the plan says, or one.
         checked: Whether ids may be out of range: these read row 0, and are counted.
+        plan: Where the tables lie. By default all of them on the device; where they do not fit, as many hits as fit
+            (`recsys.dataflow.gpu_default`), and `note` says so.
+        shared: The rows lie in memory that `recsys.dataflow.kernels.gpu.rows.pinned` gave: what stays on the host is
+            read there, and not copied.
+
+    Attributes:
+        rows: Where the rows lie of every table that the GPU looks up.
+        plan: That was followed; None where `hot` told, or all is on the device.
+        note: What a user should know of how the tables were placed; empty: nothing.
 
     Raises:
-        ConfigError: When the tables do not fit.
+        ConfigError: When the tables do not fit, or the plan is for others, for another GPU, or for several.
         MissingExtraError: When Triton is not here.
     """
 
@@ -42,25 +56,46 @@ class GpuExecutor:
         hot: Mapping[str, Hot] | None = None,
         ids: Mapping[str, float] | None = None,
         checked: bool = True,
+        plan: GpuPlan | None = None,
+        shared: bool = False,
     ) -> None:
-        self.layout, self.device = spec.layout, device
-        self.rows: dict[str, GpuRows] = place(rows, hot or dict.fromkeys(rows, True), device)
-        self._kernels = GpuKernels(self._slots(spec, ids or {}), device, checked)
-
-    def _slots(self, spec: TableSpec, ids: Mapping[str, float]) -> list[GpuSlot]:
-        """Where each look-up's columns begin: those of one field stand one after the other."""
+        self.layout, self.device, self.note = spec.layout, device, ""
+        if plan is not None:
+            _check(plan, spec, rows, device)
+        elif hot is None and _bytes(rows) > room(free_bytes(device)):
+            plan = default_plan(spec, rows, gpu_name(device), free_bytes(device), ids or {})
+            self.note = _told(plan, _bytes(rows))
+        self.plan = plan
+        cpu = {table.name for table in plan.tables if table.place == "cpu"} if plan is not None else set()
+        near = {name: one for name, one in rows.items() if name not in cpu}
+        if plan is not None:
+            hot = {name: plan.hot_rows(name) for name in near}
+            ids = {lookup.name: lookup.ids for lookup in plan.lookups} | dict(ids or {})
+        self.rows: dict[str, GpuRows] = place(near, hot or dict.fromkeys(near, True), device, shared)
+        columns = _columns(spec, rows)
         position = {name: f for f, name in enumerate(spec.features)}
-        filled: dict[str, int] = {}
-        slots = []
-        for lookup in spec.pooled:
-            rows = self.rows[lookup.table]
-            column = self.layout.slices[lookup.slot].start + filled.get(lookup.slot, 0)
-            filled[lookup.slot] = filled.get(lookup.slot, 0) + rows.dim
-            pooling: Literal["sum", "mean"] = "mean" if lookup.pooling == "mean" else "sum"
-            slots.append(
-                GpuSlot(lookup.name, position[lookup.feature], rows, column, pooling, ids.get(lookup.name, 1.0))
-            )
-        return slots
+        self._kernels = GpuKernels(
+            [
+                GpuSlot(
+                    n.name,
+                    position[n.feature],
+                    self.rows[n.table],
+                    columns[n.name],
+                    _pooling(n),
+                    (ids or {}).get(n.name, 1.0),
+                )
+                for n in spec.pooled
+                if n.table not in cpu
+            ],
+            device,
+            checked,
+        )
+        away = [
+            Slot(n.name, position[n.feature], rows[n.table], columns[n.name], _pooling(n))
+            for n in spec.pooled
+            if n.table in cpu
+        ]
+        self._cpu = CpuPart(away) if away else None
 
     def prepare(self, batches: Sequence[int], single: bool) -> None:
         """Make what launches of batches of these sizes need; `single`: every bag holds one id."""
@@ -70,5 +105,81 @@ class GpuExecutor:
     def launch(
         self, values: Tensor, offsets: Tensor | None, weights: Tensor | None, x: Tensor, unknown: Tensor
     ) -> None:
-        """Fill the columns of the pooled look-ups; see `GpuKernels.launch`. All tensors lie on the device."""
+        """Fill the columns of the GPU's look-ups; see `GpuKernels.launch`. All tensors lie on the device."""
         self._kernels.launch(values, offsets, weights, x, unknown)
+
+    def stage(self, batch: int) -> Stage | None:
+        """Buffers for the CPU's look-ups of batches of up to so many examples; None: it has none.
+
+        `stage.fill(ids)` on the host, beside the GPU's `launch`; then `stage.launch(x)` fills the rest of x's columns.
+        """
+        return None if self._cpu is None else self._cpu.stage(batch, self.device)
+
+
+def _columns(spec: TableSpec, rows: Mapping[str, Rows]) -> dict[str, int]:
+    """Where each look-up's columns begin: those of one field stand one after the other."""
+    filled: dict[str, int] = {}
+    found = {}
+    for lookup in spec.pooled:
+        found[lookup.name] = spec.layout.slices[lookup.slot].start + filled.get(lookup.slot, 0)
+        filled[lookup.slot] = filled.get(lookup.slot, 0) + rows[lookup.table].dim
+    return found
+
+
+def _pooling(lookup: Lookup) -> Literal["sum", "mean"]:
+    return "mean" if lookup.pooling == "mean" else "sum"
+
+
+def _bytes(rows: Mapping[str, Rows]) -> int:
+    return sum(device_bytes(one, True) for one in rows.values())
+
+
+def _told(plan: GpuPlan, size: int) -> str:
+    near = sum(table.bytes for table in plan.tables)
+    return (
+        f"the tables need {size / 1e9:.1f} GB and {plan.gpu} has {plan.memory / 1e9:.1f} GB for them: {near / 1e9:.1f} "
+        "GB lie there, the rest is read from host memory, without knowing which rows are hot; `recsys plan --device "
+        "cuda --data DATA` finds these, and is faster"
+    )
+
+
+def _check(plan: GpuPlan, spec: TableSpec, rows: Mapping[str, Rows], device: torch.device) -> None:
+    """Make sure that the plan is for these tables and this GPU, and does each of the pooled look-ups."""
+    plan.check((table.name, table.rows, table.dim) for table in spec.tables)
+    planned = {lookup.name: lookup.table for lookup in plan.lookups}
+    pooled = {lookup.name: lookup.table for lookup in spec.pooled}
+    if planned != pooled:
+        odd = sorted(planned.items() ^ pooled.items())[0][0]
+        raise ConfigError(f"the plan for `{plan.workload}` and the model differ in look-up `{odd}`: make a new plan")
+    for table in plan.tables:
+        if rows[table.name].dtype != table.dtype:
+            raise ConfigError(
+                f"the plan has table `{table.name}` as {table.dtype}, it is stored as {rows[table.name].dtype}: store "
+                "it as the plan says, or make a new plan"
+            )
+    if plan.gpus > 1:
+        raise ConfigError(
+            f"the plan for `{plan.workload}` is for {plan.gpus} GPUs, and one runs it: plan with --gpus 1"
+        )
+    here = gpu_name(device)
+    if plan.gpu != here:
+        raise ConfigError(
+            f"the plan for `{plan.workload}` was made for {plan.gpu}, this is {here}: plan again, or use --device cpu"
+        )
+
+
+def gpu_name(device: torch.device) -> str:
+    """The name of a GPU, as plans have it."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "Triton's interpreter"
+
+
+def cuda_device() -> torch.device:
+    """The GPU that torch sees first.
+
+    Raises:
+        ConfigError: When there is none.
+    """
+    if not torch.cuda.is_available():
+        why = "this torch is built without CUDA" if torch.version.cuda is None else "no driver or no card answers"
+        raise ConfigError(f"no GPU is here ({why}): use --device cpu, or run this where `nvidia-smi` shows one")
+    return torch.device("cuda", torch.cuda.current_device())

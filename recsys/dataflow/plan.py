@@ -15,7 +15,7 @@ from recsys.dataflow.workload import MOST, Dtype
 from recsys.errors import ConfigError
 from recsys.files import read_json, write_json
 
-__all__ = ["DataFlowPlan", "Piece", "PlannedLookup", "PlannedTable", "RowRange", "Schedule", "Strategy"]
+__all__ = ["DataFlowPlan", "Piece", "PlannedLookup", "PlannedTable", "RowRange", "Schedule", "Strategy", "spread"]
 
 Strategy = Literal["gather", "resident", "stream", "vector"]
 """How a core reads rows, after arXiv 2507.01676 (its GM, L1, GM-UB and L1-UB):
@@ -78,6 +78,13 @@ class Schedule(Config):
         for piece in self.pieces:
             found[piece.core] = found.get(piece.core, 0.0) + piece.predicted_us
         return dict(sorted(found.items()))
+
+
+def spread(lookups: Iterable[str], cores: int) -> Schedule:
+    """Every core gathers all look-ups for an even share of the batch: what can be done where nothing was measured."""
+    shares = [(k / cores, (k + 1) / cores) for k in range(cores)]
+    pieces = tuple(Piece(lookup=name, core=k, share=share) for k, share in enumerate(shares) for name in lookups)
+    return Schedule(batch=1, pieces=pieces, predicted_us=0.0, bound_us=0.0)
 
 
 class PlannedTable(Config):

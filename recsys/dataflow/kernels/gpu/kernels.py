@@ -170,5 +170,6 @@ def _fields(slot: GpuSlot, long_from: float) -> list[int]:
         "column": slot.column,
         "mean": int(slot.pooling == "mean"),
         "long": int(slot.ids >= long_from),
+        "cold": int(not rows.whole_host),
     }
     return list(fields.values())

@@ -7,7 +7,7 @@ with long bags have smaller blocks, come first, and all of them go in one launch
 A slot is a row of int64 numbers, `FIELDS`. Addresses are absolute, so rows may lie anywhere that the GPU can read: in
 its own memory, or in pinned host memory over the link. Where a table lies in both, a word of two int32 for each 32 rows
 says which rows are on the device (a bit each) and how many are before them: row i is then the device's row
-h = before + popcount(bits below i), or the host's row i - h.
+h = before + popcount(bits below i), or the host's row i - h; where the host has all rows, its row i.
 """
 
 from __future__ import annotations
@@ -17,9 +17,10 @@ import triton.language as tl
 
 __all__ = ["FIELDS", "look_up"]
 
-FIELDS = ("device", "host", "remap", "rows", "feature", "column", "mean", "long")
+FIELDS = ("device", "host", "remap", "rows", "feature", "column", "mean", "long", "cold")
 """Addresses of the rows on the device, on the host, and of the remap (0: there is none); rows of the table; the feature
-among those of a batch; the first column; whether to divide by a bag's ids; whether its blocks are those of long bags.
+among those of a batch; the first column; whether to divide by a bag's ids; whether its blocks are those of long bags;
+whether the host has the rows that are not on the device and no others.
 """
 
 
@@ -32,7 +33,7 @@ def _popcount(bits):
 
 
 @triton.jit
-def _addresses(ids, device, host, remap, STRIDE: tl.constexpr, SPLIT: tl.constexpr):
+def _addresses(ids, device, host, remap, cold, STRIDE: tl.constexpr, SPLIT: tl.constexpr):
     """Where the rows of ids begin; ids are int64."""
     where = device + ids * STRIDE
     if SPLIT:
@@ -42,7 +43,7 @@ def _addresses(ids, device, host, remap, STRIDE: tl.constexpr, SPLIT: tl.constex
             bits = words & 0xFFFFFFFF
             before = (words >> 32) + _popcount(bits & ((1 << bit) - 1))
             hot = ((bits >> bit) & 1) != 0
-            where = tl.where(hot, device + before * STRIDE, host + (ids - before) * STRIDE)
+            where = tl.where(hot, device + before * STRIDE, host + (ids - before * cold) * STRIDE)
     return where
 
 
@@ -166,7 +167,7 @@ def look_up(
         OUT: Columns begin at multiples of so many from where `x` points.
     """
     job = tl.load(work + tl.program_id(0))
-    slot = slots + (job >> 32) * 8
+    slot = slots + (job >> 32) * 9
     first = (job & 0xFFFFFFFF).to(tl.int32)
     if ONE:
         _block(slot, first, values, offsets, weights, x, unknown, batch, x_stride, x_offset,
@@ -188,7 +189,7 @@ def _block(
     NATIVE: tl.constexpr, OUT: tl.constexpr,
 ):  # fmt: skip
     """Bags `first` to `first + BAGS` of a slot."""
-    device, host, remap = tl.load(slot), tl.load(slot + 1), tl.load(slot + 2)
+    device, host, remap, cold = tl.load(slot), tl.load(slot + 1), tl.load(slot + 2), tl.load(slot + 8)
     rows, feature, column = tl.load(slot + 3), tl.load(slot + 4), tl.load(slot + 5)
     bags = first + tl.arange(0, BAGS)
     inside = bags < batch
@@ -196,7 +197,7 @@ def _block(
     lane = tl.arange(0, LANES)[None, :]
     if ONE:
         present = inside[:, None] & (lane < 1)
-        sums = _rows(begin[:, None] + lane, present, values, weights, unknown, device, host, remap, rows,
+        sums = _rows(begin[:, None] + lane, present, values, weights, unknown, device, host, remap, cold, rows,
                      DIM, WIDTH, DTYPE, STRIDE, WEIGHTED, CHECKED, SPLIT, NATIVE)  # fmt: skip
     else:
         end = tl.load(offsets + begin + 1, mask=inside, other=0).to(tl.int64)
@@ -206,7 +207,7 @@ def _block(
         step, most = 0, tl.max(count, axis=0)
         while step < most:  # Triton's interpreter takes no range of a tensor with numpy 2.4
             at = step + lane
-            sums += _rows(begin[:, None] + at, at < count[:, None], values, weights, unknown, device, host, remap, rows,
+            sums += _rows(begin[:, None] + at, at < count[:, None], values, weights, unknown, device, host, remap, cold, rows,
                           DIM, WIDTH, DTYPE, STRIDE, WEIGHTED, CHECKED, SPLIT, NATIVE)  # fmt: skip
             step += LANES
     pooled = tl.sum(sums, axis=1) if LANES > 1 else tl.reshape(sums, [BAGS, WIDTH])
@@ -224,7 +225,7 @@ def _block(
 
 @triton.jit
 def _rows(
-    at, present, values, weights, unknown, device, host, remap, rows,
+    at, present, values, weights, unknown, device, host, remap, cold, rows,
     DIM: tl.constexpr, WIDTH: tl.constexpr, DTYPE: tl.constexpr, STRIDE: tl.constexpr,
     WEIGHTED: tl.constexpr, CHECKED: tl.constexpr, SPLIT: tl.constexpr, NATIVE: tl.constexpr,
 ):  # fmt: skip
@@ -238,7 +239,7 @@ def _rows(
         tl.atomic_add(unknown + tl.zeros_like(ids), 1, mask=present & ~known, sem="relaxed")
         ids = tl.where(known, ids, 0)
     ids = ids.to(tl.int64)
-    where = _addresses(ids, device, host, remap, STRIDE, SPLIT)
+    where = _addresses(ids, device, host, remap, cold, STRIDE, SPLIT)
     found = _columns(where, present, DIM, WIDTH, DTYPE, STRIDE, NATIVE)
     if DTYPE == "int8":
         scale, bias = _header(where, present, DIM, STRIDE)

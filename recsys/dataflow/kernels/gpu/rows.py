@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 import weakref
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -41,6 +42,7 @@ class GpuRows:
         device: [hot rows, stored columns] on the device, in the order of the table; None: none is there.
         host: [other rows, stored columns] in pinned host memory; None: none is there.
         remap: [⌈rows / 32⌉, 2] int32 on the device, see `remap`; None where all rows are in one place.
+        whole_host: `host` holds all rows, also those that are on the device.
     """
 
     rows: int
@@ -49,6 +51,7 @@ class GpuRows:
     device: Tensor | None
     host: Tensor | None = None
     remap: Tensor | None = None
+    whole_host: bool = False
 
     @property
     def stride(self) -> int:
@@ -81,7 +84,8 @@ def remap(hot: Tensor) -> Tensor:
 def _counted(words: np.ndarray[tuple[int], np.dtype[np.uint32]]) -> np.ndarray[tuple[int], np.dtype[np.uint8]]:
     """Bits of each word; numpy counts them itself from version 2 on."""
     bits = np.unpackbits(words.view(np.uint8)).reshape(len(words), _WORD)
-    return bits.sum(axis=1, dtype=np.uint8)
+    found: np.ndarray[tuple[int], np.dtype[np.uint8]] = bits.sum(axis=1, dtype=np.uint8)
+    return found
 
 
 def device_bytes(rows: Rows, hot: Hot) -> int:
@@ -99,26 +103,30 @@ def free_bytes(device: torch.device) -> int:
     if device.type != "cuda":
         return available_memory()
     with _told("asking the GPU for its memory"):
-        return int(torch.cuda.mem_get_info(device)[0])
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # by torch
+        return int(torch.cuda.mem_get_info(device)[0]) + int(kept)
 
 
-def place(tables: Mapping[str, Rows], hot: Mapping[str, Hot], device: torch.device) -> dict[str, GpuRows]:
+def place(
+    tables: Mapping[str, Rows], hot: Mapping[str, Hot], device: torch.device, shared: bool = False
+) -> dict[str, GpuRows]:
     """Copy tables to where they shall lie: all of them, or none.
 
     Args:
         tables: The stored rows, by name.
         hot: For each table, which rows lie on the device.
         device: The GPU; on a CPU, for tests, both places are its memory.
+        shared: The rows lie in memory that `pinned` gave: what stays on the host is read there, and not copied.
 
     Raises:
         ConfigError: When they do not fit, on the device or in host memory; what was placed is given back.
     """
-    _refuse_too_big(tables, hot, device)
+    _refuse_too_big(tables, hot, device, shared)
     with _told("placing the tables"):
-        return {name: _placed(rows, hot[name], device) for name, rows in tables.items()}
+        return {name: _placed(rows, hot[name], device, shared) for name, rows in tables.items()}
 
 
-def _refuse_too_big(tables: Mapping[str, Rows], hot: Mapping[str, Hot], device: torch.device) -> None:
+def _refuse_too_big(tables: Mapping[str, Rows], hot: Mapping[str, Hot], device: torch.device, shared: bool) -> None:
     need = {name: device_bytes(rows, hot[name]) for name, rows in tables.items()}
     there = free_bytes(device)
     if sum(need.values()) > there:
@@ -127,12 +135,17 @@ def _refuse_too_big(tables: Mapping[str, Rows], hot: Mapping[str, Hot], device: 
             f"the tables need {sum(need.values()):,} bytes on {device} and {there:,} are free; the largest is "
             f"`{largest}` with {need[largest]:,}: plan with a smaller --memory, or store them as fp16 or int8"
         )
-    need = {name: rows.data.nbytes - device_bytes(rows, hot[name]) for name, rows in tables.items()}
+    need = {} if shared else {name: _host_bytes(rows, hot[name]) for name, rows in tables.items()}
     if sum(need.values()) > available_memory():
         raise ConfigError(
             f"the rows that stay in host memory need {sum(need.values()):,} bytes, which are copied to pinned memory, "
             f"and {available_memory():,} are available: map the tables (storage map), or store them as fp16 or int8"
         )
+
+
+def _host_bytes(rows: Rows, hot: Hot) -> int:
+    count = len(rows.data) * (not hot) if isinstance(hot, bool) else int((~hot).sum())
+    return count * rows.data.shape[1] * rows.data.element_size()
 
 
 @contextmanager
@@ -152,47 +165,74 @@ def _first(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
-def _placed(rows: Rows, hot: Hot, device: torch.device) -> GpuRows:
-    count = len(rows.data)
+def _placed(rows: Rows, hot: Hot, device: torch.device, shared: bool) -> GpuRows:
+    data = rows.data.contiguous()
+    count = len(data)
     if not isinstance(hot, bool) and bool(hot.all()) | bool(~hot.any()):
         hot = bool(hot.any())
-    if isinstance(hot, bool):
-        where = _copied(rows.data, None, device) if hot else _copied(rows.data, None, None)
-        return GpuRows(count, rows.dim, rows.dtype, where if hot else None, None if hot else where)
-    near, far = hot.nonzero().squeeze(1), (~hot).nonzero().squeeze(1)
-    on_device, on_host = _copied(rows.data, near, device), _copied(rows.data, far, None)
-    return GpuRows(count, rows.dim, rows.dtype, on_device, on_host, remap(hot).to(device))
+    if hot is True:
+        return GpuRows(count, rows.dim, rows.dtype, _copied(data, None, device))
+    if hot is False:
+        return GpuRows(count, rows.dim, rows.dtype, None, data if shared else _copied(data, None, None))
+    on_device = _copied(data, hot, device)
+    on_host = data if shared else _copied(data, ~hot, None)
+    return GpuRows(count, rows.dim, rows.dtype, on_device, on_host, remap(hot).to(device), whole_host=shared)
 
 
 def _copied(data: Tensor, chosen: Tensor | None, device: torch.device | None) -> Tensor:
     """Rows of a table, or those that are chosen, on a device or (None) in pinned host memory, some at a time."""
-    count = len(data) if chosen is None else len(chosen)
+    count = len(data) if chosen is None else int(chosen.sum())
     width, size = data.shape[1], data.element_size()
     if device is None:
         new = pinned(count * width * size).view(data.dtype).view(count, width)
     else:
         new = torch.empty(count, width, dtype=data.dtype, device=device)
-    step = max(1, _PIECE // (width * size))
-    for at in range(0, count, step):
-        part = data[at : at + step] if chosen is None else data[chosen[at : at + step]]
-        new[at : at + step].copy_(part)
+    step, filled = max(1, _PIECE // (width * size)), 0
+    for at in range(0, len(data), step):
+        part = data[at : at + step] if chosen is None else data[at : at + step][chosen[at : at + step]]
+        new[filled : filled + len(part)].copy_(part)
+        filled += len(part)
     return new
 
 
 def pinned(size: int) -> Tensor:
     """Bytes of host memory on huge pages that a GPU can read; without a GPU, ordinary ones.
 
-    Torch's own pinned memory is rounded up to a power of two: 104 GB would take 128 GiB.
+    Torch's own pinned memory is rounded up to a power of two: 104 GB would take 128 GiB. The bytes are zeros: pages are
+    made by all threads, which is many times faster than what pinning them would do.
 
     Raises:
         ConfigError: When the system refuses.
     """
     memory, _ = allocate(max(size, 1))
     if torch.cuda.is_available():
-        runtime = torch.cuda.cudart()
-        address, length = memory.data_ptr(), memory.numel()
-        code = int(runtime.cudaHostRegister(address, length, _REGISTER))
-        if code:
-            raise ConfigError(f"the system did not pin {length:,} bytes of host memory for the GPU (CUDA error {code})")
-        weakref.finalize(memory.untyped_storage(), runtime.cudaHostUnregister, address)
+        memory.fill_(0)
+        _pin(memory)
     return memory[:size]
+
+
+def _pin(memory: Tensor) -> None:
+    """Let GPUs read this memory where it lies, for as long as a tensor is on it."""
+    runtime = _runtime()
+    torch.cuda.current_stream()  # starts CUDA, which pinning needs
+    code = runtime.cudaHostRegister(memory.data_ptr(), memory.numel(), _REGISTER)
+    if code != runtime.cudaError.success:
+        with suppress(RuntimeError):  # the driver tells of it once more, at whatever is launched next
+            torch.zeros(1, device="cuda")
+        raise ConfigError(
+            f"the system did not pin {memory.numel():,} bytes of host memory for the GPU ({code}): keep more rows on "
+            "the GPU, or raise the limit of locked memory (ulimit -l)"
+        )
+    # The storage outlives every view, and tells before its memory is given back. At the end of the process the system
+    # takes all back at once.
+    weakref.finalize(memory.untyped_storage(), _unpin, memory.data_ptr()).atexit = False
+
+
+def _unpin(address: int) -> None:
+    with suppress(RuntimeError):
+        torch.cuda.synchronize()  # what was launched may still read
+    _runtime().cudaHostUnregister(address)
+
+
+def _runtime() -> Any:
+    return torch.cuda.cudart()  # type: ignore[no-untyped-call]

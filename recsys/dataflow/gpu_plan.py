@@ -1,0 +1,341 @@
+"""A plan for GPUs: for every table where its rows lie, on which GPU, and as what they are stored."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, Self
+
+import numpy as np
+from pydantic import Field, PrivateAttr, model_validator
+
+from recsys.config import Config
+from recsys.dataflow.plan import RowRange
+from recsys.dataflow.workload import BYTES, MOST, Dtype
+from recsys.errors import ConfigError
+from recsys.files import read_json, replacing, write_json
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["GpuLookup", "GpuPlan", "GpuSchedule", "GpuTable", "HotFile", "Where", "bytes_on_gpu", "is_gpu_plan"]
+
+Where = Literal["device", "host", "split", "cpu"]
+"""Where a table lies:
+
+- device: all of it in the GPU's memory;
+- host: all of it in pinned host memory, which the GPU reads over the link;
+- split: its hot rows in the GPU's memory, the others in pinned host memory;
+- cpu: in host memory, and its look-ups are done by the CPU, which sends their results: worth it for long bags.
+"""
+
+RANGES = 16
+"""Most ranges of rows that a plan writes out; other hot sets go to a file of their own."""
+WORD = 32
+"""Rows of a word of the remap, which takes 8 bytes on the GPU."""
+
+
+def bytes_on_gpu(rows: int, dim: int, dtype: Dtype, hot: int) -> int:
+    """Bytes of a table of which so many rows are on the GPU: these, and the remap where it lies in two places."""
+    row = dim * BYTES[dtype] + (8 if dtype == "int8" else 0)
+    return hot * row + (8 * -(-rows // WORD) if 0 < hot < rows else 0)
+
+
+class GpuTable(Config):
+    """A table and where it lies."""
+
+    name: str
+    rows: int = Field(ge=1, le=MOST)
+    dim: int = Field(ge=1, le=MOST)
+    dtype: Dtype = "fp32"
+    place: Where = "device"
+    gpu: int = Field(default=0, ge=0)
+    """Which of the plan's GPUs has it, or gets what the CPU looked up."""
+    hot_rows: int = Field(default=0, ge=0)
+    """How many rows are in the GPU's memory."""
+    hot: tuple[RowRange, ...] = ()
+    """Of a split table, which rows these are: [first, last), ascending. None here: they stand in the plan's file."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        expected = {"device": self.hot_rows == self.rows, "split": 0 < self.hot_rows < self.rows}
+        if not expected.get(self.place, self.hot_rows == 0):
+            raise ValueError(f"table `{self.name}`: {self.hot_rows} hot rows of {self.rows} are not `{self.place}`")
+        if self.hot and self.place != "split":
+            raise ValueError(f"table `{self.name}`: ranges of hot rows belong to `split` tables, it is `{self.place}`")
+        if any(not 0 <= a < b <= self.rows for a, b in self.hot) or any(b > c for (_, b), (c, _) in pairwise(self.hot)):
+            raise ValueError(f"table `{self.name}`: `hot` must hold ranges [first, last) of its rows that ascend")
+        if self.hot and sum(b - a for a, b in self.hot) != self.hot_rows:
+            raise ValueError(f"table `{self.name}`: the ranges of `hot` do not hold {self.hot_rows} rows")
+        return self
+
+    @property
+    def bytes(self) -> int:
+        """On the GPU."""
+        return bytes_on_gpu(self.rows, self.dim, self.dtype, self.hot_rows)
+
+
+class GpuLookup(Config):
+    """A look-up of the plan."""
+
+    name: str
+    table: str
+    ids: float = Field(ge=0)
+    """In a bag, on average."""
+    near: float = Field(default=1.0, ge=0, le=1)
+    """Predicted share of its ids whose rows are in the GPU's memory."""
+    predicted_us: float = Field(default=0.0, ge=0)
+    """Its part of the time, for the largest batch."""
+
+
+class GpuSchedule(Config):
+    """What batches of a size are predicted to take."""
+
+    batch: int = Field(ge=1, le=MOST)
+    predicted_us: float = Field(ge=0)
+    """Until the last GPU, and the CPU, have done their look-ups."""
+    gpus: tuple[float, ...]
+    """µs of each GPU's launches."""
+    cpu_us: float = Field(default=0.0, ge=0)
+    """µs of the CPU's look-ups, and of the copy of what they give."""
+    bound_us: float = Field(ge=0)
+    """No placement in that memory can be faster: bytes by what the memory and the link give at most."""
+
+
+class HotFile(Config):
+    """Where the hot rows of split tables stand: a safetensors file beside the plan, a bit for each row."""
+
+    file: str
+    sha256: str
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if Path(self.file).name != self.file or self.file in ("", ".", ".."):
+            raise ValueError(f"`hot.file` must be the name of a file beside the plan, got {self.file!r}")
+        return self
+
+
+class GpuPlan(Config):
+    """Where every table lies for its look-ups on GPUs."""
+
+    version: Literal[1] = 1
+    kind: Literal["gpu"] = "gpu"
+    workload: str
+    gpu: str
+    """Name of the GPU that it was made for."""
+    platform: str = ""
+    """Fingerprint of the measured GPU; empty: nothing was measured."""
+    gpus: int = Field(default=1, ge=1)
+    """How many of it."""
+    memory: int = Field(ge=0)
+    """Bytes that tables may take on each."""
+    ids: str = "assumed"
+    """Where it is known from which rows are hot."""
+    latency_us: float | None = Field(default=None, gt=0)
+    """The target for the largest batch; where it is met, the fewest bytes that meet it are taken."""
+    tables: tuple[GpuTable, ...]
+    lookups: tuple[GpuLookup, ...] = Field(min_length=1)
+    schedules: tuple[GpuSchedule, ...] = ()
+    """Ascending by batch."""
+    hot: HotFile | None = None
+
+    _hot: dict[str, Tensor] = PrivateAttr(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        names = [table.name for table in self.tables]
+        for kind, all_ in (("table", names), ("look-up", [lookup.name for lookup in self.lookups])):
+            if len(set(all_)) < len(all_):
+                raise ValueError(f"two of kind {kind} are named `{next(n for n in all_ if all_.count(n) > 1)}`")
+        for lookup in self.lookups:
+            if lookup.table not in names:
+                raise ValueError(f"look-up `{lookup.name}` reads `{lookup.table}`, which is none of the plan's tables")
+        for table in self.tables:
+            if table.gpu >= self.gpus:
+                raise ValueError(f"table `{table.name}` is on GPU {table.gpu} of {self.gpus} (from 0 on)")
+        for gpu, used in enumerate(self.used()):
+            if used > self.memory:
+                raise ValueError(f"the tables of GPU {gpu} take {used:,} bytes, `memory` allows {self.memory:,}")
+        if any(a.batch >= b.batch for a, b in pairwise(self.schedules)):
+            raise ValueError(f"`schedules` must ascend by batch, got {[one.batch for one in self.schedules]}")
+        return self
+
+    def used(self) -> list[int]:
+        """Bytes that tables take on each GPU."""
+        return [sum(table.bytes for table in self.tables if table.gpu == gpu) for gpu in range(self.gpus)]
+
+    def with_hot(self, hot: Mapping[str, Tensor]) -> Self:
+        """The same with the hot rows of its split tables, bool [rows] each; few ranges are written into the plan.
+
+        Raises:
+            ConfigError: When a table's are missing or not as many as the plan says.
+        """
+        tables, kept = [], {}
+        for table in self.tables:
+            if table.place == "split" and not table.hot:
+                if table.name not in hot:
+                    raise ConfigError(f"the plan for `{self.workload}` lacks the hot rows of table `{table.name}`")
+                ranges = _ranges(_checked(table, hot[table.name]))
+                if len(ranges) <= RANGES:
+                    table = table.model_copy(update={"hot": ranges})
+                else:
+                    kept[table.name] = hot[table.name]
+            tables.append(table)
+        found = self.model_copy(update={"tables": tuple(tables), "hot": None})
+        found._hot = kept
+        return found
+
+    def hot_rows(self, name: str) -> Tensor | bool:
+        """Which rows of a table are in the GPU's memory: bool [rows], or all of them or none."""
+        import torch
+
+        table = next(table for table in self.tables if table.name == name)
+        if table.place != "split":
+            return table.place == "device"
+        if not table.hot:
+            return self._hot[name]
+        found = torch.zeros(table.rows, dtype=torch.bool)
+        for first, last in table.hot:
+            found[first:last] = True
+        return found
+
+    def check(self, tables: Iterable[tuple[str, int, int]]) -> None:
+        """Make sure that the plan was made for these tables: (name, rows, dim), in any order.
+
+        Raises:
+            ConfigError: With the first difference.
+        """
+        left = {table.name: table for table in self.tables}
+        for name, rows, dim in tables:
+            planned = left.pop(name, None)
+            if planned is None:
+                raise self._stranger(f"it has no table `{name}`")
+            for what, there, here in (("rows", planned.rows, rows), ("dim", planned.dim, dim)):
+                if there != here:
+                    raise self._stranger(f"`{what}` of table `{name}` is {there} in the plan and {here} here")
+        if left:
+            raise self._stranger(f"its table `{next(iter(left))}` is not here")
+
+    def _stranger(self, difference: str) -> ConfigError:
+        return ConfigError(f"the plan for `{self.workload}` was made for other tables: {difference}; make a new plan")
+
+    def write(self, path: Path) -> None:
+        """Write the plan as JSON, and hot rows beside it. The plan appears when all is there.
+
+        Raises:
+            DataError: When the disk refuses.
+        """
+        before, hot = _hot_file(path), None
+        if self._hot:
+            content = _packed(self._hot)
+            digest = hashlib.sha256(content).hexdigest()
+            hot = HotFile(file=f"{path.stem}.{digest[:8]}.safetensors", sha256=digest)
+            with replacing(path.parent / hot.file) as temporary:
+                temporary.write_bytes(content)
+        named = self.model_copy(update={"hot": hot})
+        write_json(path, named.model_dump(mode="json", exclude_none=True))
+        if before is not None and (hot is None or before.name != hot.file):
+            before.unlink(missing_ok=True)
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Read a plan, and check that it can be.
+
+        Raises:
+            ConfigError: When the file is absent, no plan for GPUs, one that cannot be, or its hot rows are not as they
+                were written.
+        """
+        values = _values(path)
+        if not isinstance(values, dict) or values.get("kind") != "gpu":
+            raise ConfigError(f"{path}: expected a plan for a GPU: make one with `recsys plan --device cuda`")
+        try:
+            found = cls.parse(values, str(path))
+        except ConfigError as error:  # a foreign file can have a problem a line, and any names
+            message = "".join(letter if letter.isprintable() else "?" for letter in str(error))
+            raise ConfigError(message if len(message) <= 500 else f"{message[:500]} ...") from None
+        missing = [table for table in found.tables if table.place == "split" and not table.hot]
+        if missing and found.hot is None:
+            raise ConfigError(f"{path}: it does not say which rows of table `{missing[0].name}` are hot")
+        if found.hot is not None and missing:
+            found._hot = _unpacked(path.parent / found.hot.file, found.hot.sha256, missing)
+        return found
+
+
+def is_gpu_plan(path: Path) -> bool:
+    """Whether a file is a plan for GPUs, and not for a CPU's cores.
+
+    Raises:
+        ConfigError: When it cannot be read.
+    """
+    values = _values(path)
+    return isinstance(values, dict) and values.get("kind") == "gpu"
+
+
+def _values(path: Path) -> object:
+    try:
+        values: object = read_json(path)
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file") from None
+    except (ValueError, OSError, RecursionError) as error:
+        raise ConfigError(f"{path}: not a readable JSON file: {error}") from None
+    return values
+
+
+def _hot_file(path: Path) -> Path | None:
+    """That of the plan that is there, if one is."""
+    try:
+        values = _values(path)
+        hot = HotFile.parse(values["hot"], "") if isinstance(values, dict) and "hot" in values else None
+    except (ConfigError, TypeError, ValueError):
+        return None
+    ours = hot is not None and hot.file == f"{path.stem}.{hot.sha256[:8]}.safetensors"
+    return path.parent / hot.file if hot is not None and ours else None
+
+
+def _checked(table: GpuTable, hot: Tensor) -> Tensor:
+    if len(hot) != table.rows or int(hot.sum()) != table.hot_rows:
+        raise ConfigError(
+            f"table `{table.name}`: expected {table.hot_rows} hot rows of {table.rows}, got {int(hot.sum())} "
+            f"of {len(hot)}"
+        )
+    return hot
+
+
+def _ranges(hot: Tensor) -> tuple[RowRange, ...]:
+    """Runs of rows; no more of them than tell that there are too many."""
+    edges = np.flatnonzero(np.diff(hot.numpy().astype(np.int8), prepend=0, append=0))[: 2 * RANGES + 2].tolist()
+    return tuple(zip(edges[::2], edges[1::2], strict=True))
+
+
+def _packed(hot: Mapping[str, Tensor]) -> bytes:
+    from safetensors.numpy import save
+
+    packed: bytes = save({name: np.packbits(one.numpy(), bitorder="little") for name, one in sorted(hot.items())})
+    return packed
+
+
+def _unpacked(path: Path, sha256: str, tables: Iterable[GpuTable]) -> dict[str, Tensor]:
+    import torch
+    from safetensors import SafetensorError
+    from safetensors.numpy import load
+
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"{path}: the plan's hot rows cannot be read: {error.strerror or error}") from None
+    if hashlib.sha256(content).hexdigest() != sha256:
+        raise ConfigError(f"{path}: its checksum differs from the plan's: altered, or of another plan; plan again")
+    try:
+        packed = load(content)
+    except (SafetensorError, ValueError, KeyError) as error:
+        raise ConfigError(f"{path}: not a safetensors file of hot rows: {error}") from None
+    found = {}
+    for table in tables:
+        bits = packed.get(table.name)
+        if bits is None or bits.dtype != np.uint8 or bits.shape != (-(-table.rows // 8),):
+            raise ConfigError(f"{path}: it lacks {-(-table.rows // 8)} bytes of hot rows of table `{table.name}`")
+        rows = np.unpackbits(bits, count=table.rows, bitorder="little").view(bool)
+        found[table.name] = _checked(table, torch.from_numpy(rows))
+    return found

@@ -1,0 +1,327 @@
+"""Plan look-ups on GPUs: which tables and rows lie in their memory, which in host memory, and what the CPU does.
+
+*Hot rows.* Those with the most hits a byte, of all tables together, as many as the memory holds (`Knapsack`). Rows
+that are left are read over the link. With a target for the latency, the fewest bytes that meet it.
+
+*The CPU.* A long bag of rows in host memory is one row when the CPU has added it up. The tables with the longest bags
+are given to it, more and more of them, each time with hot rows chosen anew for the others; the fastest is taken.
+
+*Dtypes.* Of those that are allowed: each for all tables, and each pair, one for large tables and one for the others.
+
+*Several GPUs.* Tables, by their predicted time, go to the GPU that has least to do and room for their hot rows
+(longest processing time first, Graham 1969); then tables are moved away from the GPU that needs longest as long as that
+helps. Hot rows are then chosen anew for each GPU.
+
+Everything that is weighed is weighed for every memory, and nothing depends on the clock: plans are deterministic, and
+with one GPU more memory never is predicted to take longer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import permutations
+
+import numpy as np
+
+from recsys.dataflow.gpu_cost import GpuCostModel, Load, Place, Predicted
+from recsys.dataflow.gpu_plan import GpuLookup, GpuPlan, GpuSchedule, GpuTable, Where, bytes_on_gpu
+from recsys.dataflow.heat import Heat
+from recsys.dataflow.knapsack import Knapsack
+from recsys.dataflow.workload import Dtype, Workload
+from recsys.errors import ConfigError
+
+__all__ = ["latencies", "plan"]
+
+LARGE = 0.001
+"""Share of all bytes from which a table is large: those may have a dtype of their own, and be the CPU's."""
+CPU_TABLES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
+"""How many may be the CPU's."""
+STEPS = 24
+"""Halvings on the way to the fewest bytes that meet a target."""
+MOVES = 64
+"""Of tables between GPUs, at most."""
+
+
+@dataclass(frozen=True)
+class _Choice:
+    """What was decided: for each table its dtype, its GPU and its hot rows (None: the CPU's), and what it takes."""
+
+    dtypes: Mapping[str, Dtype]
+    hot: Mapping[str, int | None]
+    gpu: Mapping[str, int]
+    us: float
+    predicted: Sequence[Predicted] = field(default=(), compare=False)
+
+
+def plan(
+    model: GpuCostModel,
+    heat: Mapping[str, Heat],
+    memory: int,
+    gpus: int = 1,
+    dtypes: Sequence[Dtype] = (),
+    batches: Sequence[int] | None = None,
+    latency_us: float | None = None,
+    ids: str = "assumed",
+) -> GpuPlan:
+    """Plan a workload's look-ups for GPUs of one kind.
+
+    Args:
+        model: Of the workload and the GPU. Its time for the largest batch is what counts.
+        heat: Of every table.
+        memory: Bytes that tables may take on each GPU, remaps included.
+        gpus: How many.
+        dtypes: How tables may be stored; by default as the workload says.
+        batches: What to predict; by default the workload's sizes.
+        latency_us: For the largest batch. Where it can be met, the fewest bytes that meet it are taken.
+        ids: Where the heat comes from.
+
+    Raises:
+        ConfigError: When there is nothing to plan, or numbers that cannot be.
+    """
+    workload = model.workload
+    sizes = sorted(set(workload.batch_sizes if batches is None else batches))
+    if not workload.lookups or not sizes or sizes[0] < 1 or gpus < 1 or memory < 0:
+        raise ConfigError(
+            f"expected look-ups, batch sizes, GPUs and memory to plan for, got {len(workload.lookups)} look-ups, "
+            f"batches {list(sizes)}, {gpus} GPUs and {memory:,} bytes"
+        )
+    planner = _Planner(model, heat, gpus, sizes[-1])
+    found = planner.best(memory, dtypes)
+    if latency_us is not None and found.us <= latency_us:
+        found = planner.fewest(memory, dtypes, latency_us)
+    made = _made(model, heat, found, memory, gpus, sizes, latency_us, ids)
+    split = [table for table in made.tables if table.place == "split"]
+    return made.with_hot({table.name: heat[table.name].chosen(table.hot_rows) for table in split})
+
+
+def latencies(
+    model: GpuCostModel,
+    heat: Mapping[str, Heat],
+    memories: Sequence[int],
+    gpus: int = 1,
+    dtypes: Sequence[Dtype] = (),
+    batch: int | None = None,
+) -> list[float]:
+    """Predicted µs of a batch, by default of the largest, for plans of each of some memories."""
+    planner = _Planner(model, heat, gpus, max(model.workload.batch_sizes) if batch is None else batch)
+    return [planner.best(memory, dtypes).us for memory in memories]
+
+
+class _Planner:
+    def __init__(self, model: GpuCostModel, heat: Mapping[str, Heat], gpus: int, batch: int) -> None:
+        self.model, self.gpus, self.batch = model, gpus, batch
+        self.heat = {table.name: heat[table.name] for table in model.workload.tables}
+        self._sacks: dict[tuple[object, ...], Knapsack] = {}
+
+    def best(self, memory: int, dtypes: Sequence[Dtype]) -> _Choice:
+        """The fastest."""
+        found = [self._cpus(memory, stored) for stored in self._stored(dtypes)]
+        return min(found, key=lambda one: one.us)
+
+    def fewest(self, memory: int, dtypes: Sequence[Dtype], target: float) -> _Choice:
+        """That of fewest bytes that meets the target, which is met with all memory."""
+        low, high, found = 0, memory, self.best(memory, dtypes)
+        for _ in range(STEPS):
+            middle = (low + high) // 2
+            tried = self.best(middle, dtypes)
+            if tried.us <= target:
+                high, found = middle, tried
+            else:
+                low = middle
+        return found
+
+    def _stored(self, dtypes: Sequence[Dtype]) -> list[dict[str, Dtype]]:
+        tables = self.model.workload.tables
+        if not dtypes:
+            return [{table.name: table.dtype for table in tables}]
+        large = set(self._large())
+        allowed = list(dict.fromkeys(dtypes))
+        pairs = [(one, one) for one in allowed] + list(permutations(allowed, 2))
+        return [{table.name: a if table.name in large else b for table in tables} for a, b in pairs]
+
+    def _large(self) -> list[str]:
+        """Large tables, those with the longest bags first."""
+        workload = self.model.workload
+        longest = {table.name: 0.0 for table in workload.tables}
+        for lookup in workload.lookups:
+            longest[lookup.table] = max(longest[lookup.table], lookup.ids.mean)
+        large = [t for t in workload.tables if t.rows * t.row_bytes >= LARGE * workload.bytes]
+        return [table.name for table in sorted(large, key=lambda t: -longest[t.name])]
+
+    def _cpus(self, memory: int, dtypes: Mapping[str, Dtype]) -> _Choice:
+        """The fastest of the plans in which the CPU has none, one, two, … of the large tables."""
+        found = [self._placed(memory, dtypes, ())]
+        row = _row_bytes(self.model.workload, dtypes)
+        everything = sum(table.rows * row[table.name] for table in self.model.workload.tables)
+        if self.model.gpu.cpu is not None and everything > memory * self.gpus:
+            order = self._large()
+            found += [self._placed(memory, dtypes, order[:n]) for n in CPU_TABLES if n <= len(order)]
+        return min(found, key=lambda one: one.us)
+
+    def _placed(self, memory: int, dtypes: Mapping[str, Dtype], cpu: Sequence[str]) -> _Choice:
+        names = [name for name in self.heat if name not in cpu]
+        hot: dict[str, int | None] = {**dict.fromkeys(cpu), **self._sack(names, dtypes).hot(memory * self.gpus)}
+        gpu = dict.fromkeys(self.heat, 0)
+        load = self.model.load(self.batch, dtypes)
+        if self.gpus > 1:
+            gpu, hot = self._shared(load, memory, dtypes, hot)
+        told = self._told(load, hot, gpu)
+        return _Choice(dtypes, hot, gpu, max(one.us for one in told), told)
+
+    def _sack(self, names: Sequence[str], dtypes: Mapping[str, Dtype]) -> Knapsack:
+        key = tuple(names), tuple(dtypes[name] for name in names)
+        if key not in self._sacks:
+            heat = {name: self.heat[name] for name in names}
+            self._sacks[key] = Knapsack(heat, _row_bytes(self.model.workload, dtypes))
+        return self._sacks[key]
+
+    def _told(self, load: Load, hot: Mapping[str, int | None], gpu: Mapping[str, int]) -> list[Predicted]:
+        places = _places(self.heat, hot)
+        if self.gpus == 1:
+            return [load.us(places)]
+        return [load.us(places, {name: at == k for name, at in gpu.items()}) for k in range(self.gpus)]
+
+    def _shared(
+        self, load: Load, memory: int, dtypes: Mapping[str, Dtype], hot: dict[str, int | None]
+    ) -> tuple[dict[str, int], dict[str, int | None]]:
+        """Tables by GPU, and their hot rows."""
+        size = {table.name: (table.rows, table.dim) for table in self.model.workload.tables}
+        need = {name: bytes_on_gpu(*size[name], dtypes[name], n or 0) for name, n in hot.items()}
+        us = dict.fromkeys(self.heat, 0.0)
+        for slot, one in zip(load.slots, load.us(_places(self.heat, hot)).lookups.tolist(), strict=True):
+            us[slot.table.name] += one
+        busy, left, gpu = [0.0] * self.gpus, [memory] * self.gpus, {}
+        for name in sorted(us, key=lambda name: (-us[name], name)):
+            able = [k for k in range(self.gpus) if need[name] <= left[k]]
+            k = min(able, key=lambda k: busy[k]) if able else max(range(self.gpus), key=lambda k: left[k])
+            gpu[name] = k
+            busy[k] += us[name]
+            left[k] = max(0, left[k] - need[name])
+        return self._moved(load, memory, dtypes, hot, gpu)
+
+    def _moved(
+        self,
+        load: Load,
+        memory: int,
+        dtypes: Mapping[str, Dtype],
+        hot: dict[str, int | None],
+        gpu: dict[str, int],
+    ) -> tuple[dict[str, int], dict[str, int | None]]:
+        """Tables moved from the GPU that needs longest to the one that needs least, as long as that helps."""
+        cpu = [name for name, n in hot.items() if n is None]
+
+        def tried(gpu: dict[str, int]) -> tuple[list[Predicted], dict[str, int | None]]:
+            chosen: dict[str, int | None] = dict.fromkeys(cpu)
+            for k in range(self.gpus):
+                own = [name for name in self.heat if gpu[name] == k and name not in cpu]
+                chosen.update(self._sack(own, dtypes).hot(memory) if own else {})
+            return self._told(load, chosen, gpu), chosen
+
+        told, hot = tried(gpu)
+        for _ in range(MOVES):
+            times = [one.us for one in told]
+            first, last = times.index(max(times)), times.index(min(times))
+            own = [name for name in sorted(gpu) if gpu[name] == first and name not in cpu]
+            moves = [{**gpu, name: last} for name in own] if first != last else []
+            ways = [(tried(one), one) for one in moves]
+            best = min(ways, key=lambda way: max(one.us for one in way[0][0]), default=None)
+            if best is None or max(one.us for one in best[0][0]) >= max(times) * 0.999:
+                break
+            (told, hot), gpu = best
+        return gpu, hot
+
+
+def _row_bytes(workload: Workload, dtypes: Mapping[str, Dtype]) -> dict[str, int]:
+    return {t.name: t.model_copy(update={"dtype": dtypes[t.name]}).row_bytes for t in workload.tables}
+
+
+def _places(heat: Mapping[str, Heat], hot: Mapping[str, int | None]) -> dict[str, Place]:
+    return {name: _place(heat[name], n) for name, n in hot.items()}
+
+
+def _place(heat: Heat, hot: int | None) -> Place:
+    if hot is None:
+        return Place(cpu=True)
+    rows = int(heat.rows.sum())
+    return Place(host=1 - heat.share(hot), split=0 < hot < rows)
+
+
+def _made(
+    model: GpuCostModel,
+    heat: Mapping[str, Heat],
+    found: _Choice,
+    memory: int,
+    gpus: int,
+    sizes: Sequence[int],
+    latency_us: float | None,
+    ids: str,
+) -> GpuPlan:
+    workload = model.workload
+    us = np.sum([one.lookups for one in found.predicted], axis=0)
+    places = _places(heat, found.hot)
+    lookups = [
+        GpuLookup(
+            name=lookup.name,
+            table=lookup.table,
+            ids=lookup.ids.mean,
+            near=0.0 if places[lookup.table].cpu else 1 - places[lookup.table].host,
+            predicted_us=round(float(part), 4),
+        )
+        for lookup, part in zip(workload.lookups, us, strict=True)
+    ]
+    return GpuPlan(
+        workload=workload.name,
+        gpu=model.gpu.gpu,
+        platform=model.fingerprint,
+        gpus=gpus,
+        memory=memory,
+        ids=ids,
+        latency_us=latency_us,
+        tables=tuple(
+            GpuTable(
+                name=table.name,
+                rows=table.rows,
+                dim=table.dim,
+                dtype=found.dtypes[table.name],
+                place=_where(table.rows, found.hot[table.name]),
+                gpu=found.gpu[table.name],
+                hot_rows=found.hot[table.name] or 0,
+            )
+            for table in workload.tables
+        ),
+        lookups=tuple(lookups),
+        schedules=tuple(_schedule(model, heat, found, memory, gpus, size) for size in sizes),
+    )
+
+
+def _where(rows: int, hot: int | None) -> Where:
+    if hot is None:
+        return "cpu"
+    return "device" if hot == rows else "split" if hot else "host"
+
+
+def _schedule(
+    model: GpuCostModel, heat: Mapping[str, Heat], found: _Choice, memory: int, gpus: int, batch: int
+) -> GpuSchedule:
+    load = model.load(batch, found.dtypes)
+    places = _places(heat, found.hot)
+    told = [load.us(places, {name: at == k for name, at in found.gpu.items()}) for k in range(gpus)]
+    us = max(one.us for one in told)
+    return GpuSchedule(
+        batch=batch,
+        predicted_us=round(us, 3),
+        gpus=tuple(round(one.gpu_us, 3) for one in told),
+        cpu_us=round(max(one.cpu_us for one in told), 3),
+        bound_us=round(min(us, _bound_us(model, heat, found, memory * gpus, load) / gpus), 3),
+    )
+
+
+def _bound_us(model: GpuCostModel, heat: Mapping[str, Heat], found: _Choice, memory: int, load: Load) -> float:
+    """µs of the best hot rows in all memory, with no remap and nothing but bytes in the way; the CPU's for nothing."""
+    names = {name: heat[name] for name, n in found.hot.items() if n is not None}
+    cpu: dict[str, int | None] = {name: None for name, n in found.hot.items() if n is None}
+    if not names:
+        return 0.0
+    hot = Knapsack(names, _row_bytes(model.workload, found.dtypes), remapped=False).hot(memory)
+    return load.us(_places(heat, {**cpu, **hot})).bound_us

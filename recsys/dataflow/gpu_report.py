@@ -1,0 +1,90 @@
+"""Show a plan for GPUs: tables for a terminal, and a picture of latency against memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.table import Table
+from rich.text import Text
+
+from recsys.dataflow.gpu_plan import GpuPlan, GpuTable
+from recsys.dataflow.report import kind
+from recsys.files import replacing
+from recsys.pictures import new_figure
+
+__all__ = ["draw", "overview", "table"]
+
+
+def overview(plan: GpuPlan) -> Table:
+    """A row for each batch size: predicted time, what takes it, the bound and the target."""
+    gpus = f"{plan.gpus} × {plan.gpu}" if plan.gpus > 1 else plan.gpu
+    used = " + ".join(f"{used / 1e9:.2f}" for used in plan.used())
+    title = f"{plan.workload} on {gpus}: {used} GB of {plan.memory / 1e9:.2f} for tables"
+    found = Table(title=Text(title), title_justify="left", min_width=len(title))
+    names = ["batch", "predicted µs", "GPU µs", "CPU µs", "bound µs"]
+    target = plan.latency_us
+    for name in [*names, *([f"target of {target:g} µs"] if target is not None else [])]:
+        found.add_column(name, justify="right")
+    for one in plan.schedules:
+        cpu = f"{one.cpu_us:,.1f}" if one.cpu_us else "–"
+        gpu = " ".join(f"{us:,.1f}" for us in one.gpus)
+        cells = [f"{one.batch:,}", f"{one.predicted_us:,.1f}", gpu, cpu, f"{one.bound_us:,.1f}"]
+        if target is not None:
+            over = one.predicted_us - target
+            cells.append("met" if over <= 0 else f"missed by {over:,.1f}")
+        found.add_row(*cells)
+    return found
+
+
+def table(plan: GpuPlan) -> Table:
+    """A row for each table: where it lies, its bytes, and what its look-ups are predicted to take."""
+    batch = f", batches of {plan.schedules[-1].batch:,}" if plan.schedules else ""
+    found = Table(title=Text(f"{plan.workload}{batch}"), title_justify="left")
+    names = ["table", "rows", "dim", "dtype", "place", "MB on the GPU", "hot rows", "ids from it", "predicted µs"]
+    names += ["GPU"] if plan.gpus > 1 else []
+    for name in names:
+        found.add_column(name, justify="left" if name in ("table", "dtype", "place") else "right")
+    for one in plan.tables:
+        own = [lookup for lookup in plan.lookups if lookup.table == one.name]
+        ids = sum(lookup.ids for lookup in own)
+        near = sum(lookup.ids * lookup.near for lookup in own) / ids if ids else 0.0
+        us = sum(lookup.predicted_us for lookup in own)
+        cells = [f"{one.bytes / 1e6:,.2f}", _hot(one), f"{near:.1%}", f"{us:,.2f}"]
+        cells += [str(one.gpu)] if plan.gpus > 1 else []
+        found.add_row(Text(one.name), f"{one.rows:,}", str(one.dim), one.dtype, one.place, *cells)
+    return found
+
+
+def _hot(one: GpuTable) -> str:
+    return "all" if one.place == "device" else f"{one.hot_rows:,}" if one.hot_rows else "–"
+
+
+def draw(plan: GpuPlan, latencies: Sequence[tuple[float, float]], path: Path) -> None:
+    """Write the picture of what plans are predicted to take; the file's ending says the format.
+
+    Args:
+        plan: That was made.
+        latencies: (share of its memory, predicted µs of its largest batch), ascending.
+        path: Where to.
+
+    Raises:
+        ConfigError: When there is no such format.
+        DataError: When the disk refuses.
+    """
+    ending, last = kind(path), plan.schedules[-1]
+    figure = new_figure(8.0, 5.0)
+    axes = figure.subplots()
+    shares, us = [share * plan.memory / 1e9 for share, _ in latencies], [one for _, one in latencies]
+    axes.plot(shares, us, "o-", color="#0072b2", label="plans of that memory")
+    used = max(plan.used()) / 1e9
+    axes.plot([used], [last.predicted_us], "D", color="#d55e00", markersize=9, label="this plan")
+    axes.axhline(last.bound_us, color="black", linewidth=1.3, label=f"bound {last.bound_us:,.1f} µs")
+    if plan.latency_us is not None:
+        axes.axhline(plan.latency_us, color="black", linestyle=":", label=f"target {plan.latency_us:g} µs")
+    axes.set(xlabel="GB for tables on each GPU", ylabel="predicted µs of a batch", xlim=(0, None), ylim=(0, None))
+    axes.set_title(f"{plan.workload}, batches of {last.batch:,}: {plan.gpu}", fontsize=10, loc="left")
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.legend(loc="outside lower center", ncols=4, fontsize=8, frameon=False)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, format=ending, dpi=150)
