@@ -103,7 +103,8 @@ class Problem:
         buffer = Buffer.made(self.ids.size, width, self.x, device, self.gap, self.offset)
         unknown = torch.full((1,), 5, dtype=torch.int32, device=device)
         ids = self.ids.to(device)
-        self.kernels(device).launch(ids.values, ids.offsets, ids.weights, buffer.x, unknown)
+        kernels = self.kernels(device)  # kept until it has run: rows in host memory go with it
+        kernels.launch(ids.values, ids.offsets, ids.weights, buffer.x, unknown)
         expected, size, wrong = exact(self.slots, self.ids, width)
         assert error(buffer.written(), expected, size) < TOLERANCE[self.x]
         assert int(unknown) == 5 + wrong
