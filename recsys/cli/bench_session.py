@@ -32,7 +32,7 @@ def session(
     """
     from recsys.bench.report import Section
 
-    section = None if results is None else Section("session" if device == "cpu" else "gpu-session", results)
+    section = None if results is None else Section("session" if device == "cpu" else "session-gpu", results)
     if device == "cpu":
         from recsys.bench.session import measure
 

@@ -46,10 +46,11 @@ def test_a_broken_section_is_one_line_before_anything_is_measured(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(f"recsys.bench.{bench}.measure", lambda *given: pytest.fail("measured"))
+    module, words = ("gpu_session", ["session", "--device", "cuda"]) if bench == "session-gpu" else (bench, [bench])
+    monkeypatch.setattr(f"recsys.bench.{module}.measure", lambda *given: pytest.fail("measured"))
     broken = f"<!-- {Section(bench, tmp_path / 'other.md').name} -->\n"
     (tmp_path / "R.md").write_text(broken)
-    assert app.main(["bench", bench, "--results", str(tmp_path / "R.md")]) == 2
+    assert app.main(["bench", *words, "--results", str(tmp_path / "R.md")]) == 2
     out, err = capsys.readouterr()
     assert out == ""
     assert err.startswith("recsys bench: ")
