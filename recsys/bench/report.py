@@ -47,7 +47,7 @@ _TITLES: dict[Bench, str] = {
     "dataflow": "Plans of look-ups, predicted beside measured",
     "strategies": "Strategies of looking up, on one core",
     "session": "Sessions beside torchrec, torch.compile and FuxiCTR",
-    "gpu-session": "Sessions on a GPU beside torch, torch.compile and FBGEMM in a graph",
+    "session-gpu": "Sessions on a GPU beside torch, torch.compile and FBGEMM in a graph",
     "optimize": "Models that know nothing of recsys, optimised",
     "request": "From a request as dicts to its scores",
     "score": "Batch scoring",

@@ -6,11 +6,12 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import groupby
 from typing import Any, Literal
 
+from recsys.bench.report_gpu_sessions import session_gpu
 from recsys.markdown import Cells
 
 __all__ = ["GPU_REPORTS", "GpuBench"]
 
-GpuBench = Literal["lookup-gpu"]
+GpuBench = Literal["lookup-gpu", "session-gpu"]
 Row = Mapping[str, Any]
 Report = tuple[dict[str, str], list[Cells]]
 
@@ -75,5 +76,5 @@ def _spread(distributions: Sequence[Row]) -> list[Cells]:
     return [Cells("how much it matters how ids fall: ours, checked", _SPREAD, tuple(rows), left=4)] if rows else []
 
 
-GPU_REPORTS: dict[GpuBench, Callable[[Row], Report]] = {"lookup-gpu": _lookup}
+GPU_REPORTS: dict[GpuBench, Callable[[Row], Report]] = {"lookup-gpu": _lookup, "session-gpu": session_gpu}
 """Of each benchmark: how to read what it found, and its tables."""

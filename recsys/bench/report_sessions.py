@@ -10,7 +10,7 @@ from recsys.markdown import Cells
 
 __all__ = ["SESSION_REPORTS", "SessionBench"]
 
-SessionBench = Literal["session", "gpu-session", "optimize", "request", "score", "serve"]
+SessionBench = Literal["session", "optimize", "request", "score", "serve"]
 Row = Mapping[str, Any]
 Report = tuple[dict[str, str], list[Cells]]
 
@@ -18,8 +18,6 @@ _FIGURES = "processor time of one thread; medians of interleaved turns"
 _DCNV2 = "DCNv2, 429 inputs, 3 crosses, 1024-512-256"
 _SESSION = ("batch", "storage", "network", "back end", "µs", "p99", "rows/s", "look-up", "network, µs", "glue",
             "of the bound")  # fmt: skip
-_GPU_SESSION = ("batch", "network", "back end", "µs", "p99", "rows/s", "look-up alone", "network alone",
-                "of the bound")  # fmt: skip
 _SERVE = ("request", "loop", "p50", "p99", "requests/s", "session p50", "session p99", "overhead p50")
 
 
@@ -52,41 +50,6 @@ def _session_row(row: Row, peers: Sequence[str]) -> tuple[str, ...]:
         *(f"{ours[key]:,.1f}" for key in ("lookup_us", "network_us", "glue_us")),
         "–" if row["share_of_bound"] is None else f"{row['share_of_bound']:.0%}",
         *(f"{row['ratios'][peer]:.2f}" for peer in peers),
-    )
-
-
-def _gpu_session(found: Row) -> Report:
-    ceilings = found["ceilings"]
-    products = ", ".join(f"{ceilings[f'{kind}_gflops'] / 1e3:.0f} as {kind}" for kind in ("fp32", "tf32", "bf16"))
-    facts = {
-        "GPU": found["device"],
-        "tables": f"{found['workload']['bytes']:,} bytes as fp32, ids by Zipf's law",
-        "ceilings": f"TFLOP/s of a large product: {products}; link {ceilings['link_gbs']:.0f} GB/s; "
-        f"a graph that does next to nothing {ceilings['floor_us']:.1f} µs",
-        "figures": "wall time of a call, ids and scores in host memory; medians of interleaved turns",
-        "bound": "such a graph, ids and numbers over the link, and products at peak",
-    }
-    grouped = groupby(found["rows"], lambda row: row["workload"])
-    return facts, [_gpu_cells(f"{name}: from ids to scores on a GPU", list(rows)) for name, rows in grouped]
-
-
-def _gpu_cells(title: str, rows: Sequence[Row]) -> Cells:
-    peers = list(dict.fromkeys(peer["name"] for row in rows for peer in row["peers"]))
-    header = (*_GPU_SESSION, *(f"{peer} ÷ ours" for peer in peers))
-    return Cells(title, header, tuple(_gpu_row(row, peers) for row in rows), left=3)
-
-
-def _gpu_row(row: Row, peers: Sequence[str]) -> tuple[str, ...]:
-    ours = row["ours"]
-    return (
-        f"{row['batch']:,}",
-        row["dtype"],
-        ours["what"],
-        *(f"{ours[key]:,.1f}" for key in ("us", "p99_us")),
-        f"{ours['rows_per_second']:,}",
-        *(f"{ours[key]:,.1f}" for key in ("lookup_us", "network_us")),
-        f"{row['share_of_bound']:.0%}",
-        *(f"{row['ratios'][peer]:.2f}" if peer in row["ratios"] else "–" for peer in peers),
     )
 
 
@@ -164,7 +127,6 @@ def _backends(found: Row) -> str:
 
 SESSION_REPORTS: dict[SessionBench, Callable[[Row], Report]] = {
     "session": _session,
-    "gpu-session": _gpu_session,
     "optimize": _optimize,
     "request": _request,
     "score": _score,

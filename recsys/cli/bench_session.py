@@ -32,7 +32,7 @@ def session(
     """
     from recsys.bench.report import Section
 
-    section = None if results is None else Section("session" if device == "cpu" else "gpu-session", results)
+    section = None if results is None else Section("session" if device == "cpu" else "session-gpu", results)
     if device == "cpu":
         from recsys.bench.session import measure
 
@@ -151,9 +151,10 @@ def serve(
 
 
 def _show(found: Result) -> None:
+    from recsys.bench.report_gpu import GPU_REPORTS
     from recsys.bench.report_sessions import SESSION_REPORTS
 
-    facts, tables = SESSION_REPORTS[found["bench"]](found)
+    facts, tables = {**SESSION_REPORTS, **GPU_REPORTS}[found["bench"]](found)
     screen = console()
     screen.print(card_table(found["machine"], facts))
     for cells in tables:

@@ -21,6 +21,7 @@ def small(device: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:  # noq
     monkeypatch.setattr(gpu_session, "find_gpu", lambda named: device)
     monkeypatch.setattr(choice, "GPU_ENGINES", {"eager": engines.GPU_ENGINES["eager"]})
     monkeypatch.setattr(choice, "_SECONDS", 0.0)
+    monkeypatch.setattr(gpu_session, "GPU_PRECISIONS", ("fp32", "bf16"))
     monkeypatch.setattr(choice, "_REPLAYS", 1)
     monkeypatch.setattr(profile, "_LEAST", 1)
     monkeypatch.setattr(gpu_session, "_PROFILED", 1)
@@ -33,9 +34,9 @@ def test_a_session_on_a_gpu_beside_its_peers(tmp_path: Path, capsys: pytest.Capt
     results = tmp_path / "R.md"
     assert app.main([*words, "--device", "cuda", "--results", str(results)]) == 0
     found = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert found["bench"] == "gpu-session"
+    assert found["bench"] == "session-gpu"
     assert [(row["batch"], row["dtype"]) for row in found["rows"]] == [
-        (n, kind) for n in (1, 3) for kind in ("fp32", "tf32", "bf16")
+        (n, kind) for n in (1, 3) for kind in ("fp32", "bf16")
     ]
     for row in found["rows"]:
         assert {"torch-loop", "torch-fused"} <= set(row["ratios"])

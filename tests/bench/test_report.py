@@ -78,6 +78,17 @@ def session_found() -> dict[str, Any]:
     return {"bench": "session", "machine": MACHINE, **about, "rows": rows}
 
 
+def session_gpu_found() -> dict[str, Any]:
+    ours = {"us": 55.5, "p99_us": 61.0, "rows_per_second": 18_000, "what": "inductor", "lookup_us": 14.0,
+            "network_us": 30.0}  # fmt: skip
+    row = {"workload": "w", "batch": 1, "dtype": "fp32", "ours": ours, "share_of_bound": 0.3,
+           "peers": [peer("torch-loop", "stock", 555.0)], "ratios": {"torch-loop": 10.0}}  # fmt: skip
+    more = {"batch": 2048, "peers": [peer("fbgemm-graph", "tuned", 60.0)], "ratios": {"fbgemm-graph": 1.08}}
+    ceilings = {"fp32_gflops": 51_000.0, "bf16_gflops": 700_000.0, "link_gbs": 55.2, "floor_us": 11.5}
+    about = {"device": "NVIDIA H100", "workload": {"bytes": 1000}, "ceilings": ceilings}
+    return {"bench": "session-gpu", "machine": MACHINE, **about, "rows": [row, row | more]}
+
+
 def optimize_found() -> dict[str, Any]:
     row = {"model": "hand", "batch": 512, "ours": {"us": 4000.0, "backend": "aoti"},
            "peers": [{"name": "eager", "ratio": 2.34}, {"name": "torch.compile", "ratio": 2.0}]}  # fmt: skip
@@ -127,6 +138,7 @@ FOUND = {
     "dataflow": dataflow_found(),
     "strategies": strategies_found(),
     "session": session_found(),
+    "session-gpu": session_gpu_found(),
     "optimize": optimize_found(),
     "request": request_found(),
     "score": score_found(),
@@ -177,6 +189,14 @@ def test_sessions_are_a_table_for_each_model_and_a_row_for_each_batch_and_kind()
     assert first == ("4,096", "huge", "fp32", "aoti", "88.5", "101.0", "11,300", "3.0", "78.0", "7.5", "88%", "5.65")
     assert (second[2], second[-2]) == ("int8", "–")
     assert "244 as fp32, 510 as bf16" in facts["peak"]
+
+
+def test_sessions_on_a_gpu_are_a_row_for_each_batch_and_precision() -> None:
+    facts, (cells,) = SESSION_REPORTS["session-gpu"](session_gpu_found())
+    assert cells.header[-2:] == ("torch-loop ÷ ours", "fbgemm-graph ÷ ours")
+    assert cells.rows[0] == ("1", "fp32", "inductor", "55.5", "61.0", "18,000", "14.0", "30.0", "30%", "10.00", "–")
+    assert cells.rows[1][-2:] == ("–", "1.08")
+    assert "51 as fp32, 700 as bf16; link 55 GB/s" in facts["ceilings"]
 
 
 def test_a_peer_that_failed_on_one_model_is_named_so() -> None:

@@ -46,7 +46,8 @@ def test_a_broken_section_is_one_line_before_anything_is_measured(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    module, words = ("gpu_lookup", ["lookup", "--device", "cuda"]) if bench == "lookup-gpu" else (bench, [bench])
+    gpu = bench.removesuffix("-gpu")
+    module, words = (f"gpu_{gpu}", [gpu, "--device", "cuda"]) if gpu != bench else (bench, [bench])
     monkeypatch.setattr(f"recsys.bench.{module}.measure", lambda *given: pytest.fail("measured"))
     broken = f"<!-- {Section(bench, tmp_path / 'other.md').name} -->\n"
     (tmp_path / "R.md").write_text(broken)

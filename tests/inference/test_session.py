@@ -26,7 +26,9 @@ from recsys.dataflow.plan import DataFlowPlan, Piece, PlannedLookup, PlannedTabl
 from recsys.errors import CheckpointError, ConfigError, DataError, MissingExtraError, RecsysError
 from recsys.inference import choice
 from recsys.inference.backends import load as load_engine
+from recsys.inference.buffers import Buffers
 from recsys.inference.parts import from_checkpoint
+from recsys.inference.scorer import Scorer
 from recsys.inference.session import InferenceSession
 from recsys.models.checkpoint import Checkpoint, load
 from recsys.threads import torch_threads
@@ -37,6 +39,12 @@ COLUMNS = ["user", "item", "history", "tags", "age"]
 
 def eager(folder: Path, **options: object) -> InferenceSession:
     return recsys.session(folder, **{"backend": "eager", **options})  # type: ignore[arg-type]
+
+
+def buffers_of(session: InferenceSession) -> Buffers:
+    scorer = session._open()
+    assert isinstance(scorer, Scorer)
+    return scorer._buffers
 
 
 @pytest.fixture
@@ -194,17 +202,17 @@ def test_after_warming_up_nothing_but_the_result_is_kept(session: InferenceSessi
         assert traced(400) - before < 1000
     finally:
         tracemalloc.stop()
-    bound = session._open()._buffers.bound(8)
-    assert session._open()._buffers.bound(8) is bound
-    assert bound.x.data_ptr() == session._open()._buffers.bound(3).x.data_ptr()  # one buffer serves all sizes
+    bound = buffers_of(session).bound(8)
+    assert buffers_of(session).bound(8) is bound
+    assert bound.x.data_ptr() == buffers_of(session).bound(3).x.data_ptr()  # one buffer serves all sizes
 
 
 def test_the_calls_of_few_sizes_are_kept(session: InferenceSession) -> None:
-    first = session._open()._buffers.bound(1)
+    first = buffers_of(session).bound(1)
     for size in range(2, 70):
-        session._open()._buffers.bound(size)
-    assert len(session._open()._buffers._bound) <= 64
-    assert session._open()._buffers.bound(1) is not first
+        buffers_of(session).bound(size)
+    assert len(buffers_of(session)._bound) <= 64
+    assert buffers_of(session).bound(1) is not first
 
 
 def test_a_closed_session_says_so(run: Path, trained: Checkpoint) -> None:

@@ -13,7 +13,6 @@ if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # read when Triton is first imported
 
 from recsys.inference import session as sessions
-from tests.inference.conftest import cache, din, export, run, trained, two  # noqa: F401
 
 
 @pytest.fixture(autouse=True)
