@@ -16,8 +16,8 @@ cache holds, all but the first hit of a row find it there. Of one that passes mo
 do, m bags passing as many bytes as it holds. First hits find what the batch before left there: all, where a batch
 passes no more than the cache holds; none, where it passes twice as much.
 
-Rows in host memory count as rows of the GPU as well: what they cost its processors is much the same, and beside the
-link it is little. So more rows on the GPU never take longer.
+Rows in host memory count as rows of the GPU as well, and tables that lie there as if they had a remap: what they cost
+its processors is much the same, and beside the link it is little. So more rows on the GPU never take longer.
 """
 
 from __future__ import annotations
@@ -184,12 +184,13 @@ class Load:
             own = group[here[group]]
             if not len(own):
                 continue
-            waits = gpu.alone_us(1) * 1e3 + gpu.remap_us * 1e3 * bool(split[own].any())
+            mapped = split[own] | (host[own] > 0)
+            waits = gpu.alone_us(1) * 1e3 + gpu.remap_us * 1e3 * bool(mapped.any())
             chance = 1 - (1 - host[own]) ** LANES
             chains = self.chain[own] + chance * np.maximum(self.host_chain[own] - self.chain[own], 0.0)
             parts = np.stack(
                 [
-                    self.near[own] + self.remap[own] * (split[own] | (host[own] > 0)),
+                    self.near[own] + self.remap[own] * mapped,
                     self.far[own],
                     self.link[own] * host[own],
                     np.where(np.arange(len(own)) == chains.argmax(), chains, 0.0),
@@ -287,7 +288,7 @@ class _Slot:
     def far(self, device: float) -> float:
         """Nanoseconds of the memory when the caches hold nothing, of tables that take so many bytes in all."""
         gpu, row_bytes = self.model.gpu, -(-self.table.row_bytes // SECTOR) * SECTOR
-        size = max(device, 8.0 * max(gpu.l2, gpu.sets[0]))
+        size = max(device, 20.0 * max(gpu.l2, gpu.sets[0]))  # of less, the cache holds a part
         ns = {
             kind: self.model.apart(gpu.bag_ns(kind, row_bytes, size), gpu.bag_ns(kind, row_bytes, gpu.sets[0]))
             for kind in KINDS

@@ -141,7 +141,8 @@ class GpuPlan(Config):
     """Ascending by batch."""
     hot: HotFile | None = None
 
-    _hot: dict[str, Tensor] = PrivateAttr(default_factory=dict)
+    _hot: dict[str, bytes] = PrivateAttr(default_factory=dict)
+    """Hot rows that no ranges tell: a bit for each row, the lowest first."""
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -181,7 +182,7 @@ class GpuPlan(Config):
                 if len(ranges) <= RANGES:
                     table = table.model_copy(update={"hot": ranges})
                 else:
-                    kept[table.name] = hot[table.name]
+                    kept[table.name] = np.packbits(hot[table.name].numpy(), bitorder="little").tobytes()
             tables.append(table)
         found = self.model_copy(update={"tables": tuple(tables), "hot": None})
         found._hot = kept
@@ -195,7 +196,7 @@ class GpuPlan(Config):
         if table.place != "split":
             return table.place == "device"
         if not table.hot:
-            return self._hot[name]
+            return _unpacked(table, self._hot[name])
         found = torch.zeros(table.rows, dtype=torch.bool)
         for first, last in table.hot:
             found[first:last] = True
@@ -259,7 +260,7 @@ class GpuPlan(Config):
         if missing and found.hot is None:
             raise ConfigError(f"{path}: it does not say which rows of table `{missing[0].name}` are hot")
         if found.hot is not None and missing:
-            found._hot = _unpacked(path.parent / found.hot.file, found.hot.sha256, missing)
+            found._hot = _read_hot(path.parent / found.hot.file, found.hot.sha256, missing)
         return found
 
 
@@ -309,15 +310,21 @@ def _ranges(hot: Tensor) -> tuple[RowRange, ...]:
     return tuple(zip(edges[::2], edges[1::2], strict=True))
 
 
-def _packed(hot: Mapping[str, Tensor]) -> bytes:
+def _packed(hot: Mapping[str, bytes]) -> bytes:
     from safetensors.numpy import save
 
-    packed: bytes = save({name: np.packbits(one.numpy(), bitorder="little") for name, one in sorted(hot.items())})
+    packed: bytes = save({name: np.frombuffer(bits, dtype=np.uint8) for name, bits in sorted(hot.items())})
     return packed
 
 
-def _unpacked(path: Path, sha256: str, tables: Iterable[GpuTable]) -> dict[str, Tensor]:
+def _unpacked(table: GpuTable, bits: bytes) -> Tensor:
     import torch
+
+    rows = np.unpackbits(np.frombuffer(bits, dtype=np.uint8), count=table.rows, bitorder="little").view(bool)
+    return _checked(table, torch.from_numpy(rows))
+
+
+def _read_hot(path: Path, sha256: str, tables: Iterable[GpuTable]) -> dict[str, bytes]:
     from safetensors import SafetensorError
     from safetensors.numpy import load
 
@@ -336,6 +343,6 @@ def _unpacked(path: Path, sha256: str, tables: Iterable[GpuTable]) -> dict[str, 
         bits = packed.get(table.name)
         if bits is None or bits.dtype != np.uint8 or bits.shape != (-(-table.rows // 8),):
             raise ConfigError(f"{path}: it lacks {-(-table.rows // 8)} bytes of hot rows of table `{table.name}`")
-        rows = np.unpackbits(bits, count=table.rows, bitorder="little").view(bool)
-        found[table.name] = _checked(table, torch.from_numpy(rows))
+        found[table.name] = bits.tobytes()
+        _unpacked(table, found[table.name])
     return found

@@ -161,7 +161,10 @@ class _Planner:
 
     def _placed(self, memory: int, dtypes: Mapping[str, Dtype], cpu: Sequence[str]) -> _Choice:
         names = [name for name in self.heat if name not in cpu]
-        hot: dict[str, int | None] = {**dict.fromkeys(cpu), **self._sack(names, dtypes).hot(memory * self.gpus)}
+        hot: dict[str, int | None] = {
+            **dict.fromkeys(cpu),
+            **(self._sack(names, dtypes).hot(memory * self.gpus) if names else {}),
+        }
         gpu = dict.fromkeys(self.heat, 0)
         load = self.model.load(self.batch, dtypes)
         if self.gpus > 1:
