@@ -121,7 +121,10 @@ class _Planner:
 
     def fewest(self, memory: int, dtypes: Sequence[Dtype], target: float) -> _Choice:
         """That of fewest bytes that meets the target, which is met with all memory."""
-        low, high, found = 0, memory, self.best(memory, dtypes)
+        found = self.best(0, dtypes)
+        if found.us <= target:
+            return found
+        low, high, found = 0, min(memory, self.model.workload.bytes), self.best(memory, dtypes)
         for _ in range(STEPS):
             middle = (low + high) // 2
             tried = self.best(middle, dtypes)

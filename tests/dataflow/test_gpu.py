@@ -12,7 +12,7 @@ from recsys.data.batch import JaggedIds
 from recsys.dataflow.executor import TableExecutor
 from recsys.dataflow.gpu import GpuExecutor, cuda_device, gpu_name
 from recsys.dataflow.gpu_plan import GpuLookup, GpuPlan, GpuTable, Where
-from recsys.dataflow.kernels.gpu.rows import GpuRows, device_bytes, place
+from recsys.dataflow.kernels.gpu.rows import GpuRows, Hot, device_bytes, place
 from recsys.dataflow.storage import Rows, Source, Storage
 from recsys.dataflow.workload import Dtype
 from recsys.errors import ConfigError
@@ -43,10 +43,13 @@ def hot_of(rows: int) -> Tensor:
     return torch.rand(rows, generator=torch.Generator().manual_seed(rows)) < 0.4
 
 
+def hot_count(place: Where, rows: int) -> int:
+    return rows if place == "device" else int(hot_of(rows).sum()) if place == "split" else 0
+
+
 def planned(places: list[Where], device: torch.device, dtype: Dtype = "fp32", **changed: Any) -> GpuPlan:
-    counts = {"device": lambda n: n, "split": lambda n: int(hot_of(n).sum()), "host": lambda n: 0, "cpu": lambda n: 0}
     tables = tuple(
-        GpuTable(name=t.name, rows=t.rows, dim=t.dim, dtype=dtype, place=at, hot_rows=counts[at](t.rows))
+        GpuTable(name=t.name, rows=t.rows, dim=t.dim, dtype=dtype, place=at, hot_rows=hot_count(at, t.rows))
         for t, at in zip(SPEC.tables, places, strict=True)
     )
     lookups = tuple(GpuLookup(name=n.name, table=n.table, ids=8.0 if n.name == "d" else 1.0) for n in SPEC.lookups)
@@ -126,7 +129,7 @@ def test_a_smaller_batch_uses_a_part_of_the_stage(device: torch.device) -> None:
 @pytest.mark.parametrize("shared", [False, True])
 def test_host_rows_may_stay_where_they_are(device: torch.device, shared: bool) -> None:
     rows = stored()
-    hot = {"t0": True, "t1": False, "t2": torch.ones(7, dtype=torch.bool), "t3": hot_of(100)}
+    hot: dict[str, Hot] = {"t0": True, "t1": False, "t2": torch.ones(7, dtype=torch.bool), "t3": hot_of(100)}
     if device.type == "cuda" and shared:
         pytest.skip("the rows are not pinned")
     placed = place(rows, hot, device, shared)

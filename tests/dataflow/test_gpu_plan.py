@@ -34,7 +34,9 @@ def test_it_comes_back_from_its_files(tmp_path: Path) -> None:
     plan.write(path)
     found = GpuPlan.read(path)
     assert is_gpu_plan(path)
-    assert torch.equal(found.hot_rows("a"), HOT)
+    hot = found.hot_rows("a")
+    assert isinstance(hot, torch.Tensor)
+    assert torch.equal(hot, HOT)
     assert found.tables == plan.tables
     assert found.tables[3].hot == ((0, 12), (56, 64))  # few ranges stand in the plan
     assert found.hot_rows("d")[:12].all()  # type: ignore[index]

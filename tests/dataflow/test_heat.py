@@ -26,7 +26,7 @@ def test_of_made_up_ids_the_hottest_rows_are_known() -> None:
 
 def test_look_ups_of_one_table_add_up() -> None:
     lookups = tuple(
-        WorkloadLookup(name=name, table="t", ids=Ids(bags=((n, 1.0),), distribution=kind))  # type: ignore[arg-type]
+        WorkloadLookup(name=name, table="t", ids=Ids(bags=((n, 1.0),), distribution=kind))
         for name, n, kind in (("a", 2, "uniform"), ("b", 1, "equal"))
     )
     made = Workload(name="w", tables=(WorkloadTable(name="t", rows=100, dim=4),), lookups=lookups)
