@@ -7,7 +7,8 @@ from pathlib import Path
 import torch
 
 from recsys.dataflow.gpu_platform import GpuPlatform
-from recsys.dataflow.gpu_profile import Sizes, measure
+from recsys.dataflow.gpu_probes import Sizes
+from recsys.dataflow.gpu_profile import measure
 
 TINY = Sizes(
     row_bytes=(256,),
