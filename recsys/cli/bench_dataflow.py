@@ -73,7 +73,11 @@ def dataflow(
 
     section = None if results is None else Section("dataflow", results)
     found = measure(
-        [Workload.find(name).cap(cap or 400_000).pooled() for name in workload], here(platform), cores, batch, ids
+        [Workload.find(name).cap(400_000 if cap is None else cap).pooled() for name in workload],
+        here(platform),
+        cores,
+        batch,
+        ids,
     )
     screen = console()
     screen.print(cells_table(plans_cells(found)), _worst(found), sep="\n")

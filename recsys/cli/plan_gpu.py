@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from recsys.cli.app import Result
-from recsys.cli.planned import find
+from recsys.cli.planned import find_either
 from recsys.cli.show import console, counts_notes
 from recsys.dataflow.workload import Dtype, Workload
-from recsys.errors import ConfigError
+from recsys.errors import CheckpointError, ConfigError
 
 if TYPE_CHECKING:
     from recsys.dataflow.gpu_plan import GpuPlan
@@ -103,12 +103,10 @@ def _assumed(what: str) -> tuple[Workload, Mapping[str, Heat], str]:
     """A workload by name or file, whose hot rows are known where its ids are made up; or a model, whose are not."""
     from recsys.dataflow.heat import assumed
 
-    made_up = not Path(what).is_dir()
-    workload = _pooled(find(what))
-    told = (
-        "as the workload says; hot rows are those of made-up ids" if made_up else "assumed, and no row is known as hot"
-    )
-    return workload, assumed(workload, made_up), told
+    found, trained = find_either(what)
+    workload = _pooled(found)
+    told = "assumed, and no row is known as hot: --data counts them" if trained else "as the workload says, and made up"
+    return workload, assumed(workload, made_up=not trained), told
 
 
 def _counted(what: str, data: str) -> tuple[Workload, Mapping[str, Heat], str]:
@@ -120,9 +118,10 @@ def _counted(what: str, data: str) -> tuple[Workload, Mapping[str, Heat], str]:
     from recsys.dataflow.heat import counted, even
     from recsys.models.checkpoint import load
 
-    if not Path(what).is_dir():
-        raise ConfigError(f"--data counts the ids of a trained model: expected its folder, got `{what}`")
-    checkpoint, counts = load(what), Counts()
+    try:
+        checkpoint, counts = load(what), Counts()
+    except CheckpointError as error:
+        raise ConfigError(f"--data counts the ids of a trained model, and `{what}` is none: {error}") from None
     batches = read_batches(checkpoint, resolve(data), None, counts)
     found, hits = count_tables(checkpoint.model.tables, batches, Path(what).resolve().name, source=data)
     for line in counts_notes(counts):

@@ -8,7 +8,7 @@ from recsys.cli.show import console
 from recsys.dataflow.workload import Workload
 from recsys.errors import CheckpointError, ConfigError
 
-__all__ = ["find"]
+__all__ = ["find", "find_either"]
 
 
 def find(what: str) -> Workload:
@@ -17,12 +17,21 @@ def find(what: str) -> Workload:
     Raises:
         ConfigError: When it is none of these.
     """
+    return find_either(what)[0]
+
+
+def find_either(what: str) -> tuple[Workload, bool]:
+    """The same, and whether it is of a trained model.
+
+    Raises:
+        ConfigError: When it is none of these.
+    """
     if not Path(what).is_dir():
         try:
-            return Workload.find(what)
+            return Workload.find(what), False
         except ConfigError as error:
-            return _of_model(what, error)
-    return _of_model(what, None)
+            return _of_model(what, error), True
+    return _of_model(what, None), True
 
 
 def _of_model(what: str, otherwise: ConfigError | None) -> Workload:

@@ -16,8 +16,8 @@ cache holds, all but the first hit of a row find it there. Of one that passes mo
 do, m bags passing as many bytes as it holds. First hits find what the batch before left there: all, where a batch
 passes no more than the cache holds; none, where it passes twice as much.
 
-Rows in host memory count as rows of the GPU as well: what they cost its processors is much the same, and beside the
-link it is little. So more rows on the GPU never take longer.
+Rows in host memory count as rows of the GPU as well, and tables that lie there as if they had a remap: what they cost
+its processors is much the same, and beside the link it is little. So more rows on the GPU never take longer.
 """
 
 from __future__ import annotations
@@ -29,16 +29,14 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-from recsys.dataflow.gpu_platform import KINDS, GpuPlatform, Kind
-from recsys.dataflow.ids import grid, hottest
-from recsys.dataflow.reach import POINTS, Steps
-from recsys.dataflow.workload import Dtype, Workload, WorkloadLookup, WorkloadTable
+from recsys.dataflow.gpu_platform import GpuPlatform
+from recsys.dataflow.gpu_work import ID_BYTES, GpuWork
+from recsys.dataflow.workload import Dtype, Workload, WorkloadTable
 
 __all__ = ["GpuCostModel", "Load", "Place", "Predicted"]
 
 Floats = npt.NDArray[np.float64]
 
-ID_BYTES, SECTOR = 8, 32
 LANES = 8
 """Ids of a long bag that are read at a time."""
 EXPONENTS = (1.0, 1.25, 1.5, 2.0, 3.0, 4.0, 6.0)
@@ -127,7 +125,7 @@ class Load:
 
     def __init__(self, model: GpuCostModel, batch: int, tables: Mapping[str, WorkloadTable]) -> None:
         self.model, self.batch, self.tables = model, batch, tables
-        slots = [_Slot(model, lookup, tables[lookup.table], batch) for lookup in model.workload.lookups]
+        slots = [GpuWork(model, lookup, tables[lookup.table], batch) for lookup in model.workload.lookups]
         self.slots = slots
         passed = sum(slot.own for slot in slots)
         written = batch * sum(slot.table.dim for slot in slots) * model.out_bytes
@@ -184,12 +182,13 @@ class Load:
             own = group[here[group]]
             if not len(own):
                 continue
-            waits = gpu.alone_us(1) * 1e3 + gpu.remap_us * 1e3 * bool(split[own].any())
+            mapped = split[own] | (host[own] > 0)
+            waits = gpu.alone_us(1) * 1e3 + gpu.remap_us * 1e3 * bool(mapped.any())
             chance = 1 - (1 - host[own]) ** LANES
             chains = self.chain[own] + chance * np.maximum(self.host_chain[own] - self.chain[own], 0.0)
             parts = np.stack(
                 [
-                    self.near[own] + self.remap[own] * (split[own] | (host[own] > 0)),
+                    self.near[own] + self.remap[own] * mapped,
                     self.far[own],
                     self.link[own] * host[own],
                     np.where(np.arange(len(own)) == chains.argmax(), chains, 0.0),
@@ -232,88 +231,6 @@ def _together(parts: Floats, power: float) -> tuple[float, Floats]:
     weights = (sums / whole) ** (power - 1)
     each: Floats = weights @ parts
     return whole, each
-
-
-class _Slot:
-    """A look-up of a batch."""
-
-    def __init__(self, model: GpuCostModel, lookup: WorkloadLookup, table: WorkloadTable, batch: int) -> None:
-        self.model, self.table, self.batch, self._bags = model, table, batch, lookup.ids.bags
-        self.ids = batch * lookup.ids.mean
-        n = grid(table.rows, 2 * POINTS)
-        share = np.diff(hottest(lookup.ids, table.rows, n), prepend=0.0)
-        rows = np.diff(n, prepend=0).astype(np.float64)
-        row_bytes = -(-table.row_bytes // SECTOR) * SECTOR
-        self.steps = Steps(share, lookup.ids.mean * share / rows, rows * row_bytes)
-        self._passing = table.dim * model.out_bytes + lookup.ids.mean * ID_BYTES  # of a bag: output and ids
-        self.rows = self.passed(float(batch)) - batch * self._passing
-        self.own = self.passed(float(batch))
-
-    def passed(self, bags: float) -> float:
-        """Bytes that so many bags go through."""
-        return float(self.steps.passed(np.array([bags]))[0]) + bags * self._passing
-
-    def miss(self, passed: float) -> float:
-        """Share of the ids that the second cache does not hold, where the whole batch goes through so many bytes."""
-        cache, hits = self.model.cache, self.steps.rate * self.batch
-        if cache <= 0:
-            return 1.0
-        first = _first(hits)
-        if self.own > cache:
-            bags = self._within(cache)
-            part, near = bags / self.batch, self.steps.rate * bags
-            found = part * (1 - _first(near)) - (1 - part) * np.expm1(-near)
-        else:
-            left = min(max(2 - passed / cache, 0.0), 1.0)
-            seen = -np.expm1(-hits * max(1.0, cache / passed))
-            found = 1 - first + first * left * seen
-        return float(1 - self.steps.share @ found)
-
-    def _within(self, size: float) -> float:
-        """Bags that go through so many bytes."""
-        low, high = 0.0, float(self.batch)
-        for _ in range(40):
-            middle = (low + high) / 2
-            low, high = (middle, high) if self.passed(middle) < size else (low, middle)
-        return low
-
-    def near(self) -> float:
-        """Nanoseconds of the processors when the caches hold everything."""
-        gpu = self.model.gpu
-        held = min(max(self.rows, gpu.sets[0]), max(self.model.cache / 2, gpu.sets[0]))
-        cost = gpu.dtype_cost.get(self.table.dtype, 1.0)
-        return self.batch * self._mean({kind: gpu.bag_ns(kind, 4 * self.table.dim, held) for kind in KINDS}) * cost
-
-    def far(self, device: float) -> float:
-        """Nanoseconds of the memory when the caches hold nothing, of tables that take so many bytes in all."""
-        gpu, row_bytes = self.model.gpu, -(-self.table.row_bytes // SECTOR) * SECTOR
-        size = max(device, 8.0 * max(gpu.l2, gpu.sets[0]))
-        ns = {
-            kind: self.model.apart(gpu.bag_ns(kind, row_bytes, size), gpu.bag_ns(kind, row_bytes, gpu.sets[0]))
-            for kind in KINDS
-        }
-        return self.batch * self._mean(ns)
-
-    def _mean(self, ns: Mapping[Kind, float]) -> float:
-        """Over the bags' sizes; beyond the longest that was measured each id costs as much as the last ones."""
-        first = ns["one"] if self.model.single else ns["bag1"]
-        slope, less = (ns["bag32"] - ns["bag4"]) / 28, max(0.0, first - max(0.0, ns["bag4"] - first) / 3)
-        points = ((0, less), (1, first), (4, ns["bag4"]), (32, max(ns["bag32"], ns["bag4"])))
-        sizes, costs = [n for n, _ in points], [one for _, one in points]
-        beyond = max(slope, 0.0)
-        return sum(share * (float(np.interp(n, sizes, costs)) + beyond * max(0, n - 32)) for n, share in self._bags)
-
-    def chain_ns(self, host: bool) -> float:
-        """How much longer than one id the longest bag waits: that of which a batch has one more often than not."""
-        longest = max((n for n, share in self._bags if share * self.batch >= 0.5), default=1)
-        return max(0.0, self.model.gpu.alone_us(longest, host) - self.model.gpu.alone_us(1)) * 1e3
-
-
-def _first(hits: Floats) -> Floats:
-    """Share of the hits of a place that are its first, where it is hit so often on average: (1 - exp(-h)) / h."""
-    some = np.maximum(hits, 1e-9)
-    found: Floats = -np.expm1(-some) / some
-    return found
 
 
 def _fit(gpu: GpuPlatform) -> tuple[float, float]:

@@ -6,19 +6,18 @@ import hashlib
 from collections.abc import Iterable, Mapping
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Self
+from typing import Literal, Self
 
-import numpy as np
+import torch
 from pydantic import Field, PrivateAttr, model_validator
+from torch import Tensor
 
 from recsys.config import Config
+from recsys.dataflow.gpu_hot import RANGES, bits_of, checked, packed, ranges, read_hot, unpacked
 from recsys.dataflow.plan import RowRange
 from recsys.dataflow.workload import BYTES, MOST, Dtype
 from recsys.errors import ConfigError
 from recsys.files import read_json, replacing, write_json
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 __all__ = ["GpuLookup", "GpuPlan", "GpuSchedule", "GpuTable", "HotFile", "Where", "bytes_on_gpu", "is_gpu_plan"]
 
@@ -31,8 +30,6 @@ Where = Literal["device", "host", "split", "cpu"]
 - cpu: in host memory, and its look-ups are done by the CPU, which sends their results: worth it for long bags.
 """
 
-RANGES = 16
-"""Most ranges of rows that a plan writes out; other hot sets go to a file of their own."""
 WORD = 32
 """Rows of a word of the remap, which takes 8 bytes on the GPU."""
 
@@ -141,7 +138,8 @@ class GpuPlan(Config):
     """Ascending by batch."""
     hot: HotFile | None = None
 
-    _hot: dict[str, Tensor] = PrivateAttr(default_factory=dict)
+    _hot: dict[str, bytes] = PrivateAttr(default_factory=dict)
+    """Hot rows that no ranges tell: a bit for each row, the lowest first."""
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -177,11 +175,12 @@ class GpuPlan(Config):
             if table.place == "split" and not table.hot:
                 if table.name not in hot:
                     raise ConfigError(f"the plan for `{self.workload}` lacks the hot rows of table `{table.name}`")
-                ranges = _ranges(_checked(table, hot[table.name]))
-                if len(ranges) <= RANGES:
-                    table = table.model_copy(update={"hot": ranges})
+                rows = checked(table.name, table.rows, table.hot_rows, hot[table.name])
+                runs = ranges(rows)
+                if len(runs) <= RANGES:
+                    table = table.model_copy(update={"hot": runs})
                 else:
-                    kept[table.name] = hot[table.name]
+                    kept[table.name] = bits_of(rows)
             tables.append(table)
         found = self.model_copy(update={"tables": tuple(tables), "hot": None})
         found._hot = kept
@@ -189,13 +188,11 @@ class GpuPlan(Config):
 
     def hot_rows(self, name: str) -> Tensor | bool:
         """Which rows of a table are in the GPU's memory: bool [rows], or all of them or none."""
-        import torch
-
         table = next(table for table in self.tables if table.name == name)
         if table.place != "split":
             return table.place == "device"
         if not table.hot:
-            return self._hot[name]
+            return unpacked(self._hot[name], table.rows)
         found = torch.zeros(table.rows, dtype=torch.bool)
         for first, last in table.hot:
             found[first:last] = True
@@ -229,7 +226,7 @@ class GpuPlan(Config):
         """
         before, hot = _hot_file(path), None
         if self._hot:
-            content = _packed(self._hot)
+            content = packed(self._hot)
             digest = hashlib.sha256(content).hexdigest()
             hot = HotFile(file=f"{path.stem}.{digest[:8]}.safetensors", sha256=digest)
             with replacing(path.parent / hot.file) as temporary:
@@ -259,7 +256,8 @@ class GpuPlan(Config):
         if missing and found.hot is None:
             raise ConfigError(f"{path}: it does not say which rows of table `{missing[0].name}` are hot")
         if found.hot is not None and missing:
-            found._hot = _unpacked(path.parent / found.hot.file, found.hot.sha256, missing)
+            wanted = [(table.name, table.rows, table.hot_rows) for table in missing]
+            found._hot = read_hot(path.parent / found.hot.file, found.hot.sha256, wanted)
         return found
 
 
@@ -292,50 +290,3 @@ def _hot_file(path: Path) -> Path | None:
         return None
     ours = hot is not None and hot.file == f"{path.stem}.{hot.sha256[:8]}.safetensors"
     return path.parent / hot.file if hot is not None and ours else None
-
-
-def _checked(table: GpuTable, hot: Tensor) -> Tensor:
-    if len(hot) != table.rows or int(hot.sum()) != table.hot_rows:
-        raise ConfigError(
-            f"table `{table.name}`: expected {table.hot_rows} hot rows of {table.rows}, got {int(hot.sum())} "
-            f"of {len(hot)}"
-        )
-    return hot
-
-
-def _ranges(hot: Tensor) -> tuple[RowRange, ...]:
-    """Runs of rows; no more of them than tell that there are too many."""
-    edges = np.flatnonzero(np.diff(hot.numpy().astype(np.int8), prepend=0, append=0))[: 2 * RANGES + 2].tolist()
-    return tuple(zip(edges[::2], edges[1::2], strict=True))
-
-
-def _packed(hot: Mapping[str, Tensor]) -> bytes:
-    from safetensors.numpy import save
-
-    packed: bytes = save({name: np.packbits(one.numpy(), bitorder="little") for name, one in sorted(hot.items())})
-    return packed
-
-
-def _unpacked(path: Path, sha256: str, tables: Iterable[GpuTable]) -> dict[str, Tensor]:
-    import torch
-    from safetensors import SafetensorError
-    from safetensors.numpy import load
-
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise ConfigError(f"{path}: the plan's hot rows cannot be read: {error.strerror or error}") from None
-    if hashlib.sha256(content).hexdigest() != sha256:
-        raise ConfigError(f"{path}: its checksum differs from the plan's: altered, or of another plan; plan again")
-    try:
-        packed = load(content)
-    except (SafetensorError, ValueError, KeyError) as error:
-        raise ConfigError(f"{path}: not a safetensors file of hot rows: {error}") from None
-    found = {}
-    for table in tables:
-        bits = packed.get(table.name)
-        if bits is None or bits.dtype != np.uint8 or bits.shape != (-(-table.rows // 8),):
-            raise ConfigError(f"{path}: it lacks {-(-table.rows // 8)} bytes of hot rows of table `{table.name}`")
-        rows = np.unpackbits(bits, count=table.rows, bitorder="little").view(bool)
-        found[table.name] = _checked(table, torch.from_numpy(rows))
-    return found

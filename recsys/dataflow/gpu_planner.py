@@ -19,16 +19,14 @@ with one GPU more memory never is predicted to take longer.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from itertools import permutations
 
-import numpy as np
-
-from recsys.dataflow.gpu_cost import GpuCostModel, Load, Place, Predicted
-from recsys.dataflow.gpu_plan import GpuLookup, GpuPlan, GpuSchedule, GpuTable, Where, bytes_on_gpu
+from recsys.dataflow.gpu_choice import Choice, places_of, row_bytes, written_out
+from recsys.dataflow.gpu_cost import GpuCostModel, Load, Predicted
+from recsys.dataflow.gpu_plan import GpuPlan, bytes_on_gpu
 from recsys.dataflow.heat import Heat
 from recsys.dataflow.knapsack import Knapsack
-from recsys.dataflow.workload import Dtype, Workload
+from recsys.dataflow.workload import Dtype
 from recsys.errors import ConfigError
 
 __all__ = ["latencies", "plan"]
@@ -41,17 +39,6 @@ STEPS = 24
 """Halvings on the way to the fewest bytes that meet a target."""
 MOVES = 64
 """Of tables between GPUs, at most."""
-
-
-@dataclass(frozen=True)
-class _Choice:
-    """What was decided: for each table its dtype, its GPU and its hot rows (None: the CPU's), and what it takes."""
-
-    dtypes: Mapping[str, Dtype]
-    hot: Mapping[str, int | None]
-    gpu: Mapping[str, int]
-    us: float
-    predicted: Sequence[Predicted] = field(default=(), compare=False)
 
 
 def plan(
@@ -90,7 +77,7 @@ def plan(
     found = planner.best(memory, dtypes)
     if latency_us is not None and found.us <= latency_us:
         found = planner.fewest(memory, dtypes, latency_us)
-    made = _made(model, heat, found, memory, gpus, sizes, latency_us, ids)
+    made = written_out(model, heat, found, memory, gpus, sizes, latency_us, ids)
     split = [table for table in made.tables if table.place == "split"]
     return made.with_hot({table.name: heat[table.name].chosen(table.hot_rows) for table in split})
 
@@ -114,14 +101,17 @@ class _Planner:
         self.heat = {table.name: heat[table.name] for table in model.workload.tables}
         self._sacks: dict[tuple[object, ...], Knapsack] = {}
 
-    def best(self, memory: int, dtypes: Sequence[Dtype]) -> _Choice:
+    def best(self, memory: int, dtypes: Sequence[Dtype]) -> Choice:
         """The fastest."""
         found = [self._cpus(memory, stored) for stored in self._stored(dtypes)]
         return min(found, key=lambda one: one.us)
 
-    def fewest(self, memory: int, dtypes: Sequence[Dtype], target: float) -> _Choice:
+    def fewest(self, memory: int, dtypes: Sequence[Dtype], target: float) -> Choice:
         """That of fewest bytes that meets the target, which is met with all memory."""
-        low, high, found = 0, memory, self.best(memory, dtypes)
+        found = self.best(0, dtypes)
+        if found.us <= target:
+            return found
+        low, high, found = 0, min(memory, self.model.workload.bytes), self.best(memory, dtypes)
         for _ in range(STEPS):
             middle = (low + high) // 2
             tried = self.best(middle, dtypes)
@@ -149,35 +139,38 @@ class _Planner:
         large = [t for t in workload.tables if t.rows * t.row_bytes >= LARGE * workload.bytes]
         return [table.name for table in sorted(large, key=lambda t: -longest[t.name])]
 
-    def _cpus(self, memory: int, dtypes: Mapping[str, Dtype]) -> _Choice:
+    def _cpus(self, memory: int, dtypes: Mapping[str, Dtype]) -> Choice:
         """The fastest of the plans in which the CPU has none, one, two, … of the large tables."""
         found = [self._placed(memory, dtypes, ())]
-        row = _row_bytes(self.model.workload, dtypes)
+        row = row_bytes(self.model.workload, dtypes)
         everything = sum(table.rows * row[table.name] for table in self.model.workload.tables)
         if self.model.gpu.cpu is not None and everything > memory * self.gpus:
             order = self._large()
             found += [self._placed(memory, dtypes, order[:n]) for n in CPU_TABLES if n <= len(order)]
         return min(found, key=lambda one: one.us)
 
-    def _placed(self, memory: int, dtypes: Mapping[str, Dtype], cpu: Sequence[str]) -> _Choice:
+    def _placed(self, memory: int, dtypes: Mapping[str, Dtype], cpu: Sequence[str]) -> Choice:
         names = [name for name in self.heat if name not in cpu]
-        hot: dict[str, int | None] = {**dict.fromkeys(cpu), **self._sack(names, dtypes).hot(memory * self.gpus)}
+        hot: dict[str, int | None] = {
+            **dict.fromkeys(cpu),
+            **(self._sack(names, dtypes).hot(memory * self.gpus) if names else {}),
+        }
         gpu = dict.fromkeys(self.heat, 0)
         load = self.model.load(self.batch, dtypes)
         if self.gpus > 1:
             gpu, hot = self._shared(load, memory, dtypes, hot)
         told = self._told(load, hot, gpu)
-        return _Choice(dtypes, hot, gpu, max(one.us for one in told), told)
+        return Choice(dtypes, hot, gpu, max(one.us for one in told), told)
 
     def _sack(self, names: Sequence[str], dtypes: Mapping[str, Dtype]) -> Knapsack:
         key = tuple(names), tuple(dtypes[name] for name in names)
         if key not in self._sacks:
             heat = {name: self.heat[name] for name in names}
-            self._sacks[key] = Knapsack(heat, _row_bytes(self.model.workload, dtypes))
+            self._sacks[key] = Knapsack(heat, row_bytes(self.model.workload, dtypes))
         return self._sacks[key]
 
     def _told(self, load: Load, hot: Mapping[str, int | None], gpu: Mapping[str, int]) -> list[Predicted]:
-        places = _places(self.heat, hot)
+        places = places_of(self.heat, hot)
         if self.gpus == 1:
             return [load.us(places)]
         return [load.us(places, {name: at == k for name, at in gpu.items()}) for k in range(self.gpus)]
@@ -189,7 +182,7 @@ class _Planner:
         size = {table.name: (table.rows, table.dim) for table in self.model.workload.tables}
         need = {name: bytes_on_gpu(*size[name], dtypes[name], n or 0) for name, n in hot.items()}
         us = dict.fromkeys(self.heat, 0.0)
-        for slot, one in zip(load.slots, load.us(_places(self.heat, hot)).lookups.tolist(), strict=True):
+        for slot, one in zip(load.slots, load.us(places_of(self.heat, hot)).lookups.tolist(), strict=True):
             us[slot.table.name] += one
         busy, left, gpu = [0.0] * self.gpus, [memory] * self.gpus, {}
         for name in sorted(us, key=lambda name: (-us[name], name)):
@@ -230,98 +223,3 @@ class _Planner:
                 break
             (told, hot), gpu = best
         return gpu, hot
-
-
-def _row_bytes(workload: Workload, dtypes: Mapping[str, Dtype]) -> dict[str, int]:
-    return {t.name: t.model_copy(update={"dtype": dtypes[t.name]}).row_bytes for t in workload.tables}
-
-
-def _places(heat: Mapping[str, Heat], hot: Mapping[str, int | None]) -> dict[str, Place]:
-    return {name: _place(heat[name], n) for name, n in hot.items()}
-
-
-def _place(heat: Heat, hot: int | None) -> Place:
-    if hot is None:
-        return Place(cpu=True)
-    rows = int(heat.rows.sum())
-    return Place(host=1 - heat.share(hot), split=0 < hot < rows)
-
-
-def _made(
-    model: GpuCostModel,
-    heat: Mapping[str, Heat],
-    found: _Choice,
-    memory: int,
-    gpus: int,
-    sizes: Sequence[int],
-    latency_us: float | None,
-    ids: str,
-) -> GpuPlan:
-    workload = model.workload
-    us = np.sum([one.lookups for one in found.predicted], axis=0)
-    places = _places(heat, found.hot)
-    lookups = [
-        GpuLookup(
-            name=lookup.name,
-            table=lookup.table,
-            ids=lookup.ids.mean,
-            near=0.0 if places[lookup.table].cpu else 1 - places[lookup.table].host,
-            predicted_us=round(float(part), 4),
-        )
-        for lookup, part in zip(workload.lookups, us, strict=True)
-    ]
-    return GpuPlan(
-        workload=workload.name,
-        gpu=model.gpu.gpu,
-        platform=model.fingerprint,
-        gpus=gpus,
-        memory=memory,
-        ids=ids,
-        latency_us=latency_us,
-        tables=tuple(
-            GpuTable(
-                name=table.name,
-                rows=table.rows,
-                dim=table.dim,
-                dtype=found.dtypes[table.name],
-                place=_where(table.rows, found.hot[table.name]),
-                gpu=found.gpu[table.name],
-                hot_rows=found.hot[table.name] or 0,
-            )
-            for table in workload.tables
-        ),
-        lookups=tuple(lookups),
-        schedules=tuple(_schedule(model, heat, found, memory, gpus, size) for size in sizes),
-    )
-
-
-def _where(rows: int, hot: int | None) -> Where:
-    if hot is None:
-        return "cpu"
-    return "device" if hot == rows else "split" if hot else "host"
-
-
-def _schedule(
-    model: GpuCostModel, heat: Mapping[str, Heat], found: _Choice, memory: int, gpus: int, batch: int
-) -> GpuSchedule:
-    load = model.load(batch, found.dtypes)
-    places = _places(heat, found.hot)
-    told = [load.us(places, {name: at == k for name, at in found.gpu.items()}) for k in range(gpus)]
-    us = max(one.us for one in told)
-    return GpuSchedule(
-        batch=batch,
-        predicted_us=round(us, 3),
-        gpus=tuple(round(one.gpu_us, 3) for one in told),
-        cpu_us=round(max(one.cpu_us for one in told), 3),
-        bound_us=round(min(us, _bound_us(model, heat, found, memory * gpus, load) / gpus), 3),
-    )
-
-
-def _bound_us(model: GpuCostModel, heat: Mapping[str, Heat], found: _Choice, memory: int, load: Load) -> float:
-    """µs of the best hot rows in all memory, with no remap and nothing but bytes in the way; the CPU's for nothing."""
-    names = {name: heat[name] for name, n in found.hot.items() if n is not None}
-    cpu: dict[str, int | None] = {name: None for name, n in found.hot.items() if n is None}
-    if not names:
-        return 0.0
-    hot = Knapsack(names, _row_bytes(model.workload, found.dtypes), remapped=False).hot(memory)
-    return load.us(_places(heat, {**cpu, **hot})).bound_us

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import groupby
 from pathlib import Path
 
 from rich.table import Table
@@ -38,22 +39,27 @@ def overview(plan: GpuPlan) -> Table:
 
 
 def table(plan: GpuPlan) -> Table:
-    """A row for each table: where it lies, its bytes, and what its look-ups are predicted to take."""
+    """A row for each table, or for several alike: where it lies, its bytes, and what its look-ups are to take."""
     batch = f", batches of {plan.schedules[-1].batch:,}" if plan.schedules else ""
     found = Table(title=Text(f"{plan.workload}{batch}"), title_justify="left")
     names = ["table", "rows", "dim", "dtype", "place", "MB on the GPU", "hot rows", "ids from it", "predicted µs"]
     names += ["GPU"] if plan.gpus > 1 else []
     for name in names:
         found.add_column(name, justify="left" if name in ("table", "dtype", "place") else "right")
-    for one in plan.tables:
-        own = [lookup for lookup in plan.lookups if lookup.table == one.name]
-        ids = sum(lookup.ids for lookup in own)
-        near = sum(lookup.ids * lookup.near for lookup in own) / ids if ids else 0.0
-        us = sum(lookup.predicted_us for lookup in own)
-        cells = [f"{one.bytes / 1e6:,.2f}", _hot(one), f"{near:.1%}", f"{us:,.2f}"]
-        cells += [str(one.gpu)] if plan.gpus > 1 else []
-        found.add_row(Text(one.name), f"{one.rows:,}", str(one.dim), one.dtype, one.place, *cells)
+    lines = [(one.name, _cells(plan, one)) for one in plan.tables]
+    for cells, alike in groupby(lines, key=lambda line: line[1]):
+        same = [name for name, _ in alike]
+        found.add_row(Text(same[0] if len(same) == 1 else f"{same[0]} … {same[-1]}"), *cells)
     return found
+
+
+def _cells(plan: GpuPlan, one: GpuTable) -> tuple[str, ...]:
+    own = [lookup for lookup in plan.lookups if lookup.table == one.name]
+    ids = sum(lookup.ids for lookup in own)
+    near = sum(lookup.ids * lookup.near for lookup in own) / ids if ids else 0.0
+    us = f"{sum(lookup.predicted_us for lookup in own):,.2f}"
+    lies = f"{one.bytes / 1e6:,.2f}", _hot(one), f"{near:.1%}", us
+    return f"{one.rows:,}", str(one.dim), one.dtype, one.place, *lies, *([str(one.gpu)] if plan.gpus > 1 else [])
 
 
 def _hot(one: GpuTable) -> str:

@@ -34,13 +34,15 @@ class Knapsack:
         self._rows = {name: int(one.rows.sum()) for name, one in heat.items()}
         self._row_bytes, self._remapped = row_bytes, remapped
         parts = [self._items(k, name, heat[name]) for k, name in enumerate(self._names)]
-        table, rows, size, value = (np.concatenate([part[n] for part in parts]) for n in range(4))
-        order = np.argsort(-value / size, kind="stable")
-        self._table, self._count, self._size = table[order], rows[order], size[order]
-        self._ends = np.cumsum(self._size)
+        table, rows, size, worth = (np.concatenate([part[n] for part in parts]) for n in range(4))
+        order = np.argsort(-worth, kind="stable")
+        self._table, self._count, size = table[order], rows[order], size[order]
+        for k, name in enumerate(self._names):  # a table that is all there needs no remap
+            size[np.flatnonzero(self._table == k)[-1]] -= self._words(name)
+        self._ends = np.cumsum(size)
 
     def _items(self, k: int, name: str, heat: Heat) -> tuple[Ints, Ints, Floats, Floats]:
-        """Table, rows, bytes and hits of each item of a table."""
+        """Table, rows, bytes, and hits a byte of each item of a table."""
         size = heat.rows * float(self._row_bytes[name])
         value = heat.rows * heat.hits
         words = self._words(name)
@@ -48,14 +50,15 @@ class Knapsack:
         rows = np.append(heat.rows[:first].sum(), heat.rows[first:])
         sizes = np.append(size[:first].sum() + words, size[first:])
         values = np.append(value[:first].sum(), value[first:])
-        return np.full(len(rows), k), rows, sizes, values
+        return np.full(len(rows), k), rows, sizes, np.minimum.accumulate(values / sizes)
 
     def _words(self, name: str) -> float:
         return 8.0 * -(-self._rows[name] // WORD) if self._remapped else 0.0
 
     def hot(self, memory: float) -> dict[str, int]:
         """Rows of each table that lie near, in so many bytes."""
-        whole = int(np.searchsorted(self._ends, memory, side="right"))
+        fit = np.flatnonzero(self._ends <= memory)
+        whole = int(fit[-1]) + 1 if len(fit) else 0
         counts = np.bincount(self._table[:whole], self._count[:whole], len(self._names)).astype(np.int64)
         if whole < len(self._ends):
             left = memory - (self._ends[whole - 1] if whole else 0.0)

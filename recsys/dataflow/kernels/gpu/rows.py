@@ -217,8 +217,7 @@ def _pin(memory: Tensor) -> None:
     torch.cuda.current_stream()  # starts CUDA, which pinning needs
     code = runtime.cudaHostRegister(memory.data_ptr(), memory.numel(), _REGISTER)
     if code != runtime.cudaError.success:
-        with suppress(RuntimeError):  # the driver tells of it once more, at whatever is launched next
-            torch.zeros(1, device="cuda")
+        _forget()
         raise ConfigError(
             f"the system did not pin {memory.numel():,} bytes of host memory for the GPU ({code}): keep more rows on "
             "the GPU, or raise the limit of locked memory (ulimit -l)"
@@ -226,6 +225,12 @@ def _pin(memory: Tensor) -> None:
     # The storage outlives every view, and tells before its memory is given back. At the end of the process the system
     # takes all back at once.
     weakref.finalize(memory.untyped_storage(), _unpin, memory.data_ptr()).atexit = False
+
+
+def _forget() -> None:
+    """Let the driver tell of its last error, which it would at whatever is launched next."""
+    with suppress(RuntimeError):
+        torch.zeros(1, device="cuda")
 
 
 def _unpin(address: int) -> None:

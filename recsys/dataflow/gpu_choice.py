@@ -1,0 +1,125 @@
+"""What a planner decided, as a plan for GPUs with its predictions; see `recsys.dataflow.gpu_planner`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from recsys.dataflow.gpu_cost import GpuCostModel, Load, Place, Predicted
+from recsys.dataflow.gpu_plan import GpuLookup, GpuPlan, GpuSchedule, GpuTable, Where
+from recsys.dataflow.heat import Heat
+from recsys.dataflow.knapsack import Knapsack
+from recsys.dataflow.workload import Dtype, Workload
+
+__all__ = ["Choice", "places_of", "row_bytes", "written_out"]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What was decided: for each table its dtype, its GPU and its hot rows (None: the CPU's), and what it takes."""
+
+    dtypes: Mapping[str, Dtype]
+    hot: Mapping[str, int | None]
+    gpu: Mapping[str, int]
+    us: float
+    predicted: Sequence[Predicted] = field(default=(), compare=False)
+
+
+def row_bytes(workload: Workload, dtypes: Mapping[str, Dtype]) -> dict[str, int]:
+    """Bytes of a stored row of each table."""
+    return {t.name: t.model_copy(update={"dtype": dtypes[t.name]}).row_bytes for t in workload.tables}
+
+
+def places_of(heat: Mapping[str, Heat], hot: Mapping[str, int | None]) -> dict[str, Place]:
+    """Where tables lie that have so many hot rows; None: their look-ups are the CPU's."""
+    return {name: _place(heat[name], n) for name, n in hot.items()}
+
+
+def _place(heat: Heat, hot: int | None) -> Place:
+    if hot is None:
+        return Place(cpu=True)
+    rows = int(heat.rows.sum())
+    return Place(host=1 - heat.share(hot), split=0 < hot < rows)
+
+
+def written_out(
+    model: GpuCostModel,
+    heat: Mapping[str, Heat],
+    found: Choice,
+    memory: int,
+    gpus: int,
+    sizes: Sequence[int],
+    latency_us: float | None,
+    ids: str,
+) -> GpuPlan:
+    """The plan, without its hot rows."""
+    workload = model.workload
+    us = np.sum([one.lookups for one in found.predicted], axis=0)
+    places = places_of(heat, found.hot)
+    lookups = [
+        GpuLookup(
+            name=lookup.name,
+            table=lookup.table,
+            ids=lookup.ids.mean,
+            near=0.0 if places[lookup.table].cpu else 1 - places[lookup.table].host,
+            predicted_us=round(float(part), 4),
+        )
+        for lookup, part in zip(workload.lookups, us, strict=True)
+    ]
+    return GpuPlan(
+        workload=workload.name,
+        gpu=model.gpu.gpu,
+        platform=model.fingerprint,
+        gpus=gpus,
+        memory=memory,
+        ids=ids,
+        latency_us=latency_us,
+        tables=tuple(
+            GpuTable(
+                name=table.name,
+                rows=table.rows,
+                dim=table.dim,
+                dtype=found.dtypes[table.name],
+                place=_where(table.rows, found.hot[table.name]),
+                gpu=found.gpu[table.name],
+                hot_rows=found.hot[table.name] or 0,
+            )
+            for table in workload.tables
+        ),
+        lookups=tuple(lookups),
+        schedules=tuple(_schedule(model, heat, found, memory, gpus, size) for size in sizes),
+    )
+
+
+def _where(rows: int, hot: int | None) -> Where:
+    if hot is None:
+        return "cpu"
+    return "device" if hot == rows else "split" if hot else "host"
+
+
+def _schedule(
+    model: GpuCostModel, heat: Mapping[str, Heat], found: Choice, memory: int, gpus: int, batch: int
+) -> GpuSchedule:
+    load = model.load(batch, found.dtypes)
+    places = places_of(heat, found.hot)
+    told = [load.us(places, {name: at == k for name, at in found.gpu.items()}) for k in range(gpus)]
+    us = max(one.us for one in told)
+    return GpuSchedule(
+        batch=batch,
+        predicted_us=round(us, 3),
+        gpus=tuple(round(one.gpu_us, 3) for one in told),
+        cpu_us=round(max(one.cpu_us for one in told), 3),
+        bound_us=round(min(us, _bound_us(model, heat, found, memory * gpus, load) / gpus), 3),
+    )
+
+
+def _bound_us(model: GpuCostModel, heat: Mapping[str, Heat], found: Choice, memory: int, load: Load) -> float:
+    """µs of the best hot rows in all memory, with no remap and nothing but bytes in the way; the CPU's for nothing."""
+    names = {name: heat[name] for name, n in found.hot.items() if n is not None}
+    cpu: dict[str, int | None] = {name: None for name, n in found.hot.items() if n is None}
+    if not names:
+        return 0.0
+    hot = Knapsack(names, row_bytes(model.workload, found.dtypes), remapped=False).hot(memory)
+    return load.us(places_of(heat, {**cpu, **hot})).bound_us

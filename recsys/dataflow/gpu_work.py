@@ -1,0 +1,114 @@
+"""What one look-up of a batch asks of a GPU; the formulas are in `recsys.dataflow.gpu_cost`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from recsys.dataflow.gpu_platform import KINDS, GpuPlatform, Kind
+from recsys.dataflow.ids import grid, hottest
+from recsys.dataflow.reach import POINTS, Steps
+from recsys.dataflow.workload import WorkloadLookup, WorkloadTable
+
+__all__ = ["ID_BYTES", "GpuWork", "Model"]
+
+Floats = npt.NDArray[np.float64]
+
+ID_BYTES, SECTOR = 8, 32
+
+
+class Model(Protocol):
+    """What is known of the GPU and of the whole batch; see `recsys.dataflow.gpu_cost.GpuCostModel`."""
+
+    gpu: GpuPlatform
+    out_bytes: int
+    cache: float
+    single: bool
+
+    def apart(self, far: float, near: float) -> float:
+        """What the memory needs of a time `far`, of which the processors need `near`."""
+
+
+class GpuWork:
+    """A look-up of a batch."""
+
+    def __init__(self, model: Model, lookup: WorkloadLookup, table: WorkloadTable, batch: int) -> None:
+        self.model, self.table, self.batch, self._bags = model, table, batch, lookup.ids.bags
+        self.ids = batch * lookup.ids.mean
+        n = grid(table.rows, 2 * POINTS)
+        share = np.diff(hottest(lookup.ids, table.rows, n), prepend=0.0)
+        rows = np.diff(n, prepend=0).astype(np.float64)
+        row_bytes = -(-table.row_bytes // SECTOR) * SECTOR
+        self.steps = Steps(share, lookup.ids.mean * share / rows, rows * row_bytes)
+        self._passing = table.dim * model.out_bytes + lookup.ids.mean * ID_BYTES  # of a bag: output and ids
+        self.rows = self.passed(float(batch)) - batch * self._passing
+        self.own = self.passed(float(batch))
+
+    def passed(self, bags: float) -> float:
+        """Bytes that so many bags go through."""
+        return float(self.steps.passed(np.array([bags]))[0]) + bags * self._passing
+
+    def miss(self, passed: float) -> float:
+        """Share of the ids that the second cache does not hold, where the whole batch goes through so many bytes."""
+        cache, hits = self.model.cache, self.steps.rate * self.batch
+        if cache <= 0:
+            return 1.0
+        first = _first(hits)
+        if self.own > cache:
+            bags = self._within(cache)
+            part, near = bags / self.batch, self.steps.rate * bags
+            found = part * (1 - _first(near)) - (1 - part) * np.expm1(-near)
+        else:
+            left = min(max(2 - passed / cache, 0.0), 1.0)
+            seen = -np.expm1(-hits * max(1.0, cache / passed))
+            found = 1 - first + first * left * seen
+        return float(1 - self.steps.share @ found)
+
+    def _within(self, size: float) -> float:
+        """Bags that go through so many bytes."""
+        low, high = 0.0, float(self.batch)
+        for _ in range(40):
+            middle = (low + high) / 2
+            low, high = (middle, high) if self.passed(middle) < size else (low, middle)
+        return low
+
+    def near(self) -> float:
+        """Nanoseconds of the processors when the caches hold everything."""
+        gpu = self.model.gpu
+        held = min(max(self.rows, gpu.sets[0]), max(self.model.cache / 2, gpu.sets[0]))
+        cost = gpu.dtype_cost.get(self.table.dtype, 1.0)
+        return self.batch * self._mean({kind: gpu.bag_ns(kind, 4 * self.table.dim, held) for kind in KINDS}) * cost
+
+    def far(self, device: float) -> float:
+        """Nanoseconds of the memory when the caches hold nothing, of tables that take so many bytes in all."""
+        gpu, row_bytes = self.model.gpu, -(-self.table.row_bytes // SECTOR) * SECTOR
+        size = max(device, 20.0 * max(gpu.l2, gpu.sets[0]))  # of less, the cache holds a part
+        ns = {
+            kind: self.model.apart(gpu.bag_ns(kind, row_bytes, size), gpu.bag_ns(kind, row_bytes, gpu.sets[0]))
+            for kind in KINDS
+        }
+        return self.batch * self._mean(ns)
+
+    def _mean(self, ns: Mapping[Kind, float]) -> float:
+        """Over the bags' sizes; beyond the longest that was measured each id costs as much as the last ones."""
+        first = ns["one"] if self.model.single else ns["bag1"]
+        slope, less = (ns["bag32"] - ns["bag4"]) / 28, max(0.0, first - max(0.0, ns["bag4"] - first) / 3)
+        points = ((0, less), (1, first), (4, ns["bag4"]), (32, max(ns["bag32"], ns["bag4"])))
+        sizes, costs = [n for n, _ in points], [one for _, one in points]
+        beyond = max(slope, 0.0)
+        return sum(share * (float(np.interp(n, sizes, costs)) + beyond * max(0, n - 32)) for n, share in self._bags)
+
+    def chain_ns(self, host: bool) -> float:
+        """How much longer than one id the longest bag waits: that of which a batch has one more often than not."""
+        longest = max((n for n, share in self._bags if share * self.batch >= 0.5), default=1)
+        return max(0.0, self.model.gpu.alone_us(longest, host) - self.model.gpu.alone_us(1)) * 1e3
+
+
+def _first(hits: Floats) -> Floats:
+    """Share of the hits of a place that are its first, where it is hit so often on average: (1 - exp(-h)) / h."""
+    some = np.maximum(hits, 1e-9)
+    found: Floats = -np.expm1(-some) / some
+    return found

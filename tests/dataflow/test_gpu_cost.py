@@ -1,0 +1,77 @@
+"""The cost model tells its own readings, and what is more takes longer."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from recsys.dataflow.gpu_cost import GpuCostModel, Place
+from recsys.dataflow.workload import Dtype, Workload
+from tests.dataflow.gpu_made import CACHE, SETS, gpu, workload, workloads
+
+
+def test_cache_and_exponent_are_found_from_the_readings() -> None:
+    model = GpuCostModel(workload([10]), gpu())
+    assert model.cache == pytest.approx(CACHE, rel=0.05)
+    assert model.power == 3.0
+
+
+@pytest.mark.parametrize("size", SETS)
+def test_a_workload_like_a_probe_takes_what_the_probe_took(size: int) -> None:
+    """Long bags of one table; near the cache's size the output, which the probe does not have, takes room in it."""
+    made = gpu(write_ns=((1 << 22, 1e-6),))
+    found = GpuCostModel(workload([size // 256], ids=32, distribution="uniform"), made).load(1 << 15).us()
+    expected = made.alone_us(32) + made.bag_ns("bag32", 256, size) * (1 << 15) / 1e3
+    assert found.us == pytest.approx(expected, rel=0.5 if size in SETS[1:3] else 0.1)
+
+
+@settings(max_examples=40)
+@given(workloads(), st.floats(0, 1), st.floats(0, 1))
+def test_more_rows_on_the_host_never_take_less(drawn: Workload, a: float, b: float) -> None:
+    load = GpuCostModel(drawn, gpu()).load(drawn.batch_sizes[0])
+    low, high = sorted((a, b))
+    near, far = (load.us({table.name: Place(host=host, split=True) for table in drawn.tables}) for host in (low, high))
+    assert near.us <= far.us + 1e-9
+    assert load.us().us <= near.us + 1e-9
+
+
+@settings(max_examples=40)
+@given(workloads(), st.integers(1, 4))
+def test_larger_batches_take_longer_and_look_ups_have_parts_of_all(drawn: Workload, times: int) -> None:
+    model = GpuCostModel(drawn, gpu())
+    batch = drawn.batch_sizes[0]
+    small, large = model.load(batch).us(), model.load(batch * 4 * times).us()
+    assert small.us <= large.us * 1.05  # which rows the cache holds changes with the batch
+    assert sum(small.lookups) == pytest.approx(small.us)
+    assert (small.lookups >= 0).all()
+
+
+@pytest.mark.parametrize("dtype", ["fp16", "int8"])
+def test_smaller_rows_that_come_from_memory_take_less(dtype: Dtype) -> None:
+    made = workload([50_000_000], dim=128, ids=32, distribution="uniform")
+    model = GpuCostModel(made, gpu())
+    assert model.load(8192, {"t0": dtype}).us().us < 0.8 * model.load(8192).us().us
+
+
+def test_equal_ids_are_found_in_the_cache_and_uniform_ones_are_not() -> None:
+    miss = {
+        kind: float(GpuCostModel(workload([10_000_000], distribution=kind), gpu()).load(65536).miss[0])
+        for kind in ("equal", "zipf", "uniform")
+    }
+    assert miss["equal"] < 0.01
+    assert miss["equal"] < miss["zipf"] < 0.7 < miss["uniform"]
+
+
+def test_the_cpu_works_beside_the_gpu() -> None:
+    load = GpuCostModel(workload([1_000_000, 1_000_000], dim=128, ids=100), gpu()).load(512)
+    host = {"t0": Place(host=1.0), "t1": Place()}
+    both = load.us({**host, "t0": Place(cpu=True)})
+    assert both.us == max(both.gpu_us, both.cpu_us) < load.us(host).us
+    assert sum(both.lookups) == pytest.approx(both.gpu_us + both.cpu_us)
+
+
+def test_each_kind_of_rows_is_a_launch_of_its_own() -> None:
+    model = GpuCostModel(workload([100, 100]), gpu())
+    mixed = model.load(1, {"t1": "fp16"}).us().us
+    assert mixed == pytest.approx(2 * model.load(1).us().us, rel=0.01)

@@ -1,0 +1,123 @@
+"""Plans for GPUs fit, are the same every time, and gain by memory."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from recsys.dataflow.gpu_cost import GpuCostModel
+from recsys.dataflow.gpu_plan import GpuPlan
+from recsys.dataflow.gpu_planner import latencies, plan
+from recsys.dataflow.heat import assumed
+from recsys.dataflow.workload import Dtype, Workload
+from recsys.errors import ConfigError
+from tests.dataflow.gpu_made import gpu, workload, workloads
+
+DTYPES = st.sampled_from([(), ("fp16",), ("fp32", "int8"), ("fp32", "fp16", "int8")])
+
+
+def planned(made: Workload, memory: int, gpus: int = 1, dtypes: tuple[Dtype, ...] = (), cpu: bool = True) -> GpuPlan:
+    return plan(GpuCostModel(made, gpu() if cpu else gpu(cpu=None)), assumed(made), memory, gpus, dtypes)
+
+
+@settings(max_examples=60)
+@given(workloads(), st.floats(0, 1.2), st.integers(1, 3), DTYPES)
+def test_a_plan_fits_places_every_row_once_and_is_the_same_again(
+    drawn: Workload, share: float, gpus: int, dtypes: tuple[Dtype, ...]
+) -> None:
+    memory = int(share * drawn.bytes / gpus)
+    made = planned(drawn, memory, gpus, dtypes)
+    assert max(made.used()) <= memory
+    assert [table.name for table in made.tables] == [table.name for table in drawn.tables]
+    for table in made.tables:
+        hot = made.hot_rows(table.name)
+        count = int(hot.sum()) if isinstance(hot, torch.Tensor) else table.rows * hot
+        assert count == table.hot_rows
+        assert table.place == "cpu" or table.gpu < gpus
+        assert table.dtype in (dtypes or (drawn.table(table.name).dtype,))
+    schedule = made.schedules[-1]
+    assert 0 <= schedule.bound_us <= schedule.predicted_us
+    assert schedule.predicted_us == pytest.approx(max(*schedule.gpus, schedule.cpu_us), abs=1e-2)
+    again = planned(drawn, memory, gpus, dtypes)
+    assert again == made
+
+
+@settings(max_examples=60)
+@given(workloads(), st.lists(st.floats(0, 1.2), min_size=2, max_size=6), DTYPES)
+def test_more_memory_is_never_predicted_slower(drawn: Workload, shares: list[float], dtypes: tuple[Dtype, ...]) -> None:
+    memories = [int(share * drawn.bytes) for share in sorted(shares)]
+    us = latencies(GpuCostModel(drawn, gpu()), assumed(drawn), memories, dtypes=dtypes)
+    assert all(b <= a + 1e-6 for a, b in pairwise(us))
+
+
+def test_hot_rows_win_over_random_ones_and_small_tables_go_first() -> None:
+    made = workload([4_000_000, 1000, 10], dim=128, ids=10)
+    found = planned(made, made.bytes // 10, cpu=False)
+    assert [table.place for table in found.tables] == ["split", "device", "device"]
+    near = found.lookups[0].near
+    assert near > 0.75
+    chance = planned(
+        workload([4_000_000, 1000, 10], dim=128, ids=10, distribution="uniform"), made.bytes // 10, cpu=False
+    )
+    assert chance.lookups[0].near == pytest.approx(0.1, abs=0.01)
+    assert found.schedules[-1].predicted_us < chance.schedules[-1].predicted_us
+
+
+def test_what_fits_lies_on_the_gpu() -> None:
+    made = workload([4000, 1000, 10])
+    assert {table.place for table in planned(made, made.bytes).tables} == {"device"}
+    assert planned(made, made.bytes).schedules[-1].cpu_us == 0
+
+
+def test_a_target_takes_the_fewest_bytes_that_meet_it() -> None:
+    made = workload([1_000_000], dim=128, ids=10)
+    model, heat = GpuCostModel(made, gpu()), assumed(made)
+    least, most = (latencies(model, heat, [memory])[0] for memory in (made.bytes, made.bytes // 10))
+    target = (least + most) / 2
+    found = plan(model, heat, made.bytes, latency_us=target)
+    assert found.schedules[-1].predicted_us <= target + 1e-3
+    assert latencies(model, heat, [found.used()[0] - found.used()[0] // 50])[0] > target
+    missed = plan(model, heat, made.bytes, latency_us=least / 2)
+    assert missed.used() == [made.bytes]
+    assert missed.latency_us == least / 2
+
+
+def test_long_bags_of_rows_that_do_not_fit_are_the_cpus_where_the_link_is_slow() -> None:
+    made = workload([1_000_000, 1_000_000], dim=128, ids=100, distribution="uniform")
+    found = planned(made, made.bytes // 10)
+    assert "cpu" in {table.place for table in found.tables}
+    without = planned(made, made.bytes // 10, cpu=False)
+    assert "cpu" not in {table.place for table in without.tables}
+    assert found.schedules[-1].predicted_us < 0.8 * without.schedules[-1].predicted_us
+
+
+def test_only_allowed_dtypes_are_taken_and_the_fastest_of_them() -> None:
+    made = workload([1_000_000, 100], dim=128, ids=20, distribution="uniform")
+    memory = made.bytes // 3
+    assert {table.dtype for table in planned(made, memory).tables} == {"fp32"}
+    us = {}
+    choices: tuple[tuple[Dtype, ...], ...] = (("fp32",), ("fp16",), ("fp32", "fp16"))
+    for dtypes in choices:
+        us[dtypes] = planned(made, memory, dtypes=dtypes).schedules[-1].predicted_us
+    assert us["fp32", "fp16"] <= min(us["fp32",], us["fp16",]) < us["fp32",]
+
+
+def test_tables_are_spread_over_gpus_by_their_time() -> None:
+    made = workload([100_000] * 12, dim=128, ids=20)
+    one, four = planned(made, made.bytes), planned(made, made.bytes, gpus=4)
+    assert sorted(table.gpu for table in four.tables) == sorted([0, 1, 2, 3] * 3)
+    assert four.schedules[-1].predicted_us < 0.5 * one.schedules[-1].predicted_us
+    tight = planned(made, made.bytes // 4, gpus=4)
+    assert max(tight.used()) <= made.bytes // 4
+
+
+@pytest.mark.parametrize("wrong", [{"gpus": 0}, {"batches": [0]}, {"batches": []}, {"memory": -1}])
+def test_numbers_that_cannot_be_are_refused(wrong: dict[str, object]) -> None:
+    made = workload([10])
+    given_ = {"memory": 100, **wrong}
+    with pytest.raises(ConfigError, match="expected look-ups, batch sizes, GPUs and memory"):
+        plan(GpuCostModel(made, gpu()), assumed(made), **given_)  # type: ignore[arg-type]
