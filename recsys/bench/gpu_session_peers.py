@@ -182,10 +182,10 @@ def _fbgemm(
     rows: Tensor, sizes: Sequence[int], choice: Choice, numbers: Callable[[int], Tensor], device: torch.device
 ) -> Contender:
     lookup, lane = _nbit(rows, sizes, device), Lane(device, "fp32")
-    made: dict[int, tuple[Tensor, Tensor, Tensor, Any]] = {}
+    made: dict[int, tuple[Tensor, Tensor, Tensor, Any, Any]] = {}
 
-    def bound(given: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor, Any]:
-        """Pinned numbers, ids and scores of a batch size, and the graph."""
+    def bound(given: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor, Any, Any]:
+        """Pinned numbers, ids and scores of a batch size, the graph, and what has the memory that it works in."""
         (size, columns), ids = given[0].shape, given[1].numel()
         at = -(-4 * size * columns // 16) * 16
         pinned = host(at + 4 * ids, device)
@@ -204,13 +204,13 @@ def _fbgemm(
 
         graph = lane.captured(work)
         own = pinned[: 4 * size * columns].view(torch.float32).view(size, columns), pinned[at:].view(torch.int32)
-        return *own, back.view(torch.float32), graph
+        return *own, back.view(torch.float32), graph, work
 
     def run(given: tuple[Tensor, Tensor]) -> Tensor:
         size = len(given[0])
         if size not in made:
             made[size] = bound(given)
-        dense, ids, scores, graph = made[size]
+        dense, ids, scores, graph, _ = made[size]
         dense.copy_(given[0])
         ids.copy_(given[1])
         lane.run(graph)

@@ -192,7 +192,7 @@ def test_sessions_are_a_table_for_each_model_and_a_row_for_each_batch_and_kind()
 
 
 def test_sessions_on_a_gpu_are_a_row_for_each_batch_and_precision() -> None:
-    facts, (cells,) = SESSION_REPORTS["session-gpu"](session_gpu_found())
+    facts, (cells,) = GPU_REPORTS["session-gpu"](session_gpu_found())
     assert cells.header[-2:] == ("torch-loop ÷ ours", "fbgemm-graph ÷ ours")
     assert cells.rows[0] == ("1", "fp32", "inductor", "55.5", "61.0", "18,000", "14.0", "30.0", "30%", "10.00", "–")
     assert cells.rows[1][-2:] == ("–", "1.08")

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from recsys.bench.gpu_dataflow import fitting
-from recsys.bench.gpu_rig import BLOCK, _ranks, block, draw, filled, sample, scattered
+from recsys.bench.gpu_draw import BLOCK, _ranks, block, draw, filled, sample, scattered
 from recsys.dataflow import ids as slow
 from recsys.dataflow.workload import Ids
 from tests.dataflow.gpu_made import workload
