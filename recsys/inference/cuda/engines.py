@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.export import ExportedProgram
 
 from recsys.errors import ConfigError, DataError
@@ -45,8 +45,8 @@ class _Inductor:
 
     def __init__(self, program: ExportedProgram, precision: Precision, device: torch.device) -> None:
         def compiled(single: bool) -> Callable[..., None]:
-            module = _Into(on_device(program, device, precision, single))
-            found: Callable[..., None] = torch.compile(module, dynamic=not single, fullgraph=True, options=_OPTIONS)
+            work = _into(on_device(program, device, precision, single))
+            found: Callable[..., None] = torch.compile(work, dynamic=not single, fullgraph=True, options=_OPTIONS)
             return found
 
         self._one, self._many = compiled(True), compiled(False)
@@ -66,16 +66,18 @@ _OPTIONS: dict[str, str | int | bool | Callable[..., object]] = {"triton.cudagra
 """No threads or processes are left behind, for a dozen kernels."""
 
 
-class _Into(nn.Module):
-    """A network that writes where it is told."""
+def _into(network: Callable[..., Tensor]) -> Callable[..., None]:
+    """A call of a network that writes where it is told.
 
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
+    Its code is its own: torch keeps what it compiled with the code, and refuses to compile the same for the ninth time.
+    """
 
-    def forward(self, *given: Tensor) -> None:
+    def work(*given: Tensor) -> None:
         *inputs, out = given
-        out.copy_(self.network(*inputs))
+        out.copy_(network(*inputs))
+
+    work.__code__ = work.__code__.replace()
+    return work
 
 
 @contextlib.contextmanager
