@@ -154,7 +154,8 @@ def _show(found: Result) -> None:
     from recsys.bench.report_gpu import GPU_REPORTS
     from recsys.bench.report_sessions import SESSION_REPORTS
 
-    facts, tables = {**SESSION_REPORTS, **GPU_REPORTS}[found["bench"]](found)
+    bench = found["bench"]
+    facts, tables = (GPU_REPORTS[bench] if bench in GPU_REPORTS else SESSION_REPORTS[bench])(found)
     screen = console()
     screen.print(card_table(found["machine"], facts))
     for cells in tables:
