@@ -29,7 +29,7 @@ ITEMS: list[dict[str, Any]] = [{"item": f"i{i}", "tags": [f"t{t}" for t in range
 
 
 def on_gpu(folder: Path, **options: Any) -> InferenceSession:
-    return recsys.session(folder, **{"backend": "eager", "max_batch": 16, "device": "cuda", **options})
+    return recsys.session(folder, **{"backend": "eager", "max_batch": 8, "device": "cuda", **options})
 
 
 def batch_of(checkpoint: Checkpoint, n: int, seed: int = 7) -> Batch:
@@ -127,7 +127,7 @@ def test_candidates_are_ranked_as_on_the_processor(folder: Path) -> None:
 
 
 def test_threads_share_a_session(run: Path, trained: Checkpoint) -> None:
-    batches = [batch_of(trained, n, seed=n) for n in (1, 3, 17, 40)]
+    batches = [batch_of(trained, n, seed=n) for n in (1, 3, 17)]
     expected = [trained.predict_batch(batch)[:, 0] for batch in batches]
     gate = threading.Barrier(4)
     with on_gpu(run) as session, ThreadPoolExecutor(4) as pool:

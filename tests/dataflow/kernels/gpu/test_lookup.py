@@ -21,7 +21,7 @@ from tests.dataflow.kernels.gpu.problems import DIMS, TOLERANCE, Buffer, Problem
 from tests.dataflow.slots import ids, slots, width
 
 DTYPES: tuple[Dtype, ...] = ("fp32", "fp16", "int8")
-EXAMPLES = 40 if torch.cuda.is_available() else 150  # on a GPU nearly each is compiled anew
+EXAMPLES = 40 if torch.cuda.is_available() else 100  # on a GPU nearly each is compiled anew
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
 
 
