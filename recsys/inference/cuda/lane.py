@@ -39,10 +39,9 @@ class Lane:
 
         It must be called through `run`.
         """
+        if self._stream is None:
+            return work
         with _ONE, _products(self._precision, self._device), _quiet():
-            if self._stream is None:
-                work()
-                return work
             self._stream.wait_stream(torch.cuda.current_stream(self._device))  # buffers are filled there
             with torch.cuda.device(self._device), torch.cuda.stream(self._stream):
                 for _ in range(2):  # the first may compile, and tune itself
@@ -61,7 +60,7 @@ class Lane:
         `torch.cuda.stream` does the same, and takes some µs more.
         """
         if self._stream is None:
-            with _ONE:  # Triton's interpreter, too, has settings of the whole process
+            with _ONE, _quiet():  # Triton's interpreter, too, has settings of the whole process
                 work()
             return
         before = torch.cuda.current_stream()
