@@ -70,6 +70,7 @@ class Bound:
         if model.unpooled is None:
             self._network = model.choice.engine(kind.rows).bind([self._x], self._scores)
         self._start = self._graph()
+        lane.follow()  # also where nothing is captured
         self._steps: tuple[Run, Run] | None = None
 
     def _graph(self) -> Run:

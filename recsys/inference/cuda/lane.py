@@ -42,7 +42,7 @@ class Lane:
         if self._stream is None:
             return work
         with _ONE, _products(self._precision, self._device), _quiet():
-            self._stream.wait_stream(torch.cuda.current_stream(self._device))  # buffers are filled there
+            self.follow()
             with torch.cuda.device(self._device), torch.cuda.stream(self._stream):
                 for _ in range(2):  # the first may compile, and tune itself
                     work()
@@ -53,6 +53,11 @@ class Lane:
                     work()
             replay: Run = graph.replay
             return replay
+
+    def follow(self) -> None:
+        """What is launched from now on comes after what the thread's own stream has to do, such as filling buffers."""
+        if self._stream is not None:
+            self._stream.wait_stream(torch.cuda.current_stream(self._device))
 
     def run(self, work: Run) -> None:
         """Launch it on the stream; nobody waits. The thread's own stream is then what it was.
