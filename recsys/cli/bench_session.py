@@ -155,7 +155,7 @@ def _show(found: Result) -> None:
     from recsys.bench.report_sessions import SESSION_REPORTS
 
     bench = found["bench"]
-    facts, tables = GPU_REPORTS[bench](found) if bench in GPU_REPORTS else SESSION_REPORTS[bench](found)
+    facts, tables = (GPU_REPORTS[bench] if bench in GPU_REPORTS else SESSION_REPORTS[bench])(found)
     screen = console()
     screen.print(card_table(found["machine"], facts))
     for cells in tables:

@@ -29,11 +29,11 @@ def command(
         what: Folder of a trained model or an export, a workload's TOML file, or the name of a published one.
         plan: How tables are stored; by default as they are.
     """
-    from recsys.dataflow.plan import DataFlowPlan
     from recsys.inference.estimate import estimate
+    from recsys.inference.plans import for_cpu, read_plan
     from recsys.machine import available_memory
 
-    found = estimate(what, None if plan is None else DataFlowPlan.read(plan))
+    found = estimate(what, None if plan is None else for_cpu(read_plan(plan)))
     table = Table(title=f"memory of {what}, one thread", title_justify="left")
     table.add_column("what")
     table.add_column("bytes", justify="right")

@@ -35,16 +35,17 @@ def command(
         out: Folder to write.
         data: Labelled rows, a file or SOURCE:SPLIT, to hold the export against the trained model on; precisions that
             pass may then be chosen by a session. Exit code 3 when float32 does not pass.
-        plan: A plan for the model, from `recsys plan`: how tables are stored and looked up.
+        plan: A plan for the model, from `recsys plan`: how tables are stored and looked up. One for a GPU says how they
+            are stored; give it to `recsys serve` and `recsys score` as well.
         onnx: Also write the network as ONNX.
         overwrite: Replace an export.
         tolerance: What the quality gate lets pass.
     """
     from recsys.data.sources import resolve
-    from recsys.dataflow.plan import DataFlowPlan
     from recsys.inference.convert import convert
+    from recsys.inference.plans import read_plan
 
-    chosen = None if plan is None else DataFlowPlan.read(plan)
+    chosen = None if plan is None else read_plan(plan)
     rows = None if data is None else resolve(data)
     seal = convert(run, out, chosen, rows, tolerance, onnx=onnx, overwrite=overwrite)
     screen = console()

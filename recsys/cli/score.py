@@ -13,6 +13,7 @@ from recsys.cli.show import console, counts_notes
 from recsys.data.sources import resolve
 from recsys.inference.backends import Precision
 from recsys.inference.parts import open_parts
+from recsys.inference.plans import read_plan
 from recsys.scoring.local import score, session_for
 
 __all__ = ["main"]
@@ -32,6 +33,7 @@ def command(
     precision: Precision = "fp32",
     overwrite: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
     device: str = "cpu",
+    plan: Path | None = None,
 ) -> Result:
     """Score every row of a file or of a folder's files, in order and in bounded memory.
 
@@ -47,9 +49,11 @@ def command(
         precision: Of the network's matrix products; `recsys verify` says what others than fp32 cost.
         overwrite: Discard the unfinished work of another job, and replace a Parquet file that no job has written.
         device: `cpu`, or a GPU: `cuda`, `cuda:1`.
+        plan: File of a plan of look-ups, on a GPU of one for it; by default the model's own.
     """
     path = resolve(source)
-    with session_for(open_parts(run), path, precision, device) as session:
+    chosen = None if plan is None else read_plan(plan)
+    with session_for(open_parts(run, chosen), path, precision, device, chosen) as session:
         scored = score(session, path, target, keep, batch_size=batch_size, overwrite=overwrite)
     screen = console()
     fresh = scored.rows - scored.resumed

@@ -47,7 +47,7 @@ def command(
         host: Address to listen on; 0.0.0.0 for all that this machine has.
         port: Port to listen on; 0 for any that is free.
         name: The model's name in paths and answers, without what a URL must quote; by default the folder's.
-        plan: File of a plan of look-ups; by default the model's own.
+        plan: File of a plan of look-ups, on a GPU of one for it; by default the model's own.
         backend: What runs the network; by default what was measured fastest here.
         precision: Of the network's matrix products.
         threads: Among which a large batch is shared out.

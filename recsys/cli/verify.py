@@ -24,6 +24,7 @@ def command(
     run: tyro.conf.Positional[Path],
     export: tyro.conf.Positional[Path],
     data: str,
+    plan: str = "auto",
     backend: Literal["auto", "eager", "aoti", "onnx", "inductor"] = "auto",
     precision: Literal["auto", "fp32", "tf32", "bf16", "int8"] = "auto",
     device: str = "cpu",
@@ -35,6 +36,7 @@ def command(
         run: Folder of a trained model.
         export: Its export, or a run folder again, to try another precision.
         data: A file or a folder (Parquet, CSV, TSV), or SOURCE:SPLIT; without labels scores alone are compared.
+        plan: File of a plan of its look-ups, on a GPU of one for it; by default the export's own.
         backend: What runs the export's network.
         precision: Of the export's network.
         device: `cpu`, or a GPU: `cuda`, `cuda:1`.
@@ -46,7 +48,7 @@ def command(
     from recsys.models.checkpoint import load
 
     path = resolve(data)
-    with session(export, backend=backend, precision=precision, device=device) as tested:
+    with session(export, plan, backend, precision=precision, device=device) as tested:
         verdict = verify(load(run), tested, path, tolerance)
     found = verdict.to_json()
     screen = console()

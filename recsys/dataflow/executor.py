@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from recsys.data.batch import Batch, JaggedIds
+from recsys.dataflow.gpu_plan import GpuPlan
 from recsys.dataflow.kernels import cpu, fbgemm
 from recsys.dataflow.kernels.cpu import CpuKernels
 from recsys.dataflow.kernels.fbgemm import FbgemmKernels
@@ -207,7 +208,7 @@ def kernels(slots: Sequence[Slot], plan: DataFlowPlan | None = None) -> Kernels:
     return _planned(slots, plan) if plan is not None and kind == "cpu" else KERNELS[kind](slots)
 
 
-def sources(tables: EmbeddingTables, plan: DataFlowPlan | None = None) -> dict[str, Source]:
+def sources(tables: EmbeddingTables, plan: DataFlowPlan | GpuPlan | None = None) -> dict[str, Source]:
     """The rows of a trained model to be stored as a plan says (by default as float32), collision weights folded in."""
     dtypes: Mapping[str, Dtype] = {} if plan is None else {table.name: table.dtype for table in plan.tables}
     found = {name: tables.table(name) for name in tables.tables}

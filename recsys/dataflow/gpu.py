@@ -18,7 +18,7 @@ from recsys.dataflow.storage import Rows
 from recsys.errors import ConfigError
 from recsys.layers.tables import Lookup, TableSpec
 
-__all__ = ["GpuExecutor", "cuda_device", "gpu_name"]
+__all__ = ["GpuExecutor", "check_plan", "cuda_device", "gpu_name"]
 
 
 class GpuExecutor:
@@ -28,7 +28,8 @@ class GpuExecutor:
 
     Args:
         spec: What is looked up where.
-        rows: The stored rows of every table, by name; they are copied, but for those whose look-ups are the CPU's.
+        rows: The stored rows of every table, by name; they are copied, but for those whose look-ups are the CPU's. Of
+            these, a table that is also read unpooled is copied to pinned host memory, where the GPU reads it.
         device: The GPU. With a CPU, Triton's interpreter does the work: for tests.
         hot: For each table, which rows lie on the device; by default all, or as the plan says.
         ids: Look-up -> ids in a bag, on average; by default as the plan says, or one.
@@ -39,8 +40,9 @@ class GpuExecutor:
             read there, and not copied.
 
     Attributes:
-        rows: Where the rows lie of every table that the GPU looks up.
+        rows: Where the rows lie of every table that the GPU reads.
         plan: That was followed; None where `hot` told, or all is on the device.
+        staged: Whether some look-ups are the CPU's: `stage` has buffers for them.
         note: What a user should know of how the tables were placed; empty: nothing.
 
     Raises:
@@ -61,13 +63,14 @@ class GpuExecutor:
     ) -> None:
         self.layout, self.device, self.note = spec.layout, device, ""
         if plan is not None:
-            _check(plan, spec, rows, device)
+            check_plan(plan, spec, rows, device)
         elif hot is None and _bytes(rows) > room(free_bytes(device)):
             plan = default_plan(spec, rows, gpu_name(device), free_bytes(device), ids or {})
             self.note = _told(plan, _bytes(rows))
         self.plan = plan
         cpu = {table.name for table in plan.tables if table.place == "cpu"} if plan is not None else set()
-        near = {name: one for name, one in rows.items() if name not in cpu}
+        unpooled = {lookup.table for lookup in spec.lookups if lookup.pooling == "none"}  # the GPU reads their rows
+        near = {name: one for name, one in rows.items() if name not in cpu or name in unpooled}
         if plan is not None:
             hot = {name: plan.hot_rows(name) for name in near}
             ids = {lookup.name: lookup.ids for lookup in plan.lookups} | dict(ids or {})
@@ -96,6 +99,7 @@ class GpuExecutor:
             if n.table in cpu
         ]
         self._cpu = CpuPart(away) if away else None
+        self.staged = self._cpu is not None
 
     def prepare(self, batches: Sequence[int], single: bool) -> None:
         """Make what launches of batches of these sizes need; `single`: every bag holds one id."""
@@ -143,8 +147,12 @@ def _told(plan: GpuPlan, size: int) -> str:
     )
 
 
-def _check(plan: GpuPlan, spec: TableSpec, rows: Mapping[str, Rows], device: torch.device) -> None:
-    """Make sure that the plan is for these tables and this GPU, and does each of the pooled look-ups."""
+def check_plan(plan: GpuPlan, spec: TableSpec, rows: Mapping[str, Rows], device: torch.device) -> None:
+    """Make sure that the plan is for these tables and this GPU, and does each of the pooled look-ups.
+
+    Raises:
+        ConfigError: With the first difference.
+    """
     plan.check((table.name, table.rows, table.dim) for table in spec.tables)
     planned = {lookup.name: lookup.table for lookup in plan.lookups}
     pooled = {lookup.name: lookup.table for lookup in spec.pooled}
@@ -155,7 +163,7 @@ def _check(plan: GpuPlan, spec: TableSpec, rows: Mapping[str, Rows], device: tor
         if rows[table.name].dtype != table.dtype:
             raise ConfigError(
                 f"the plan has table `{table.name}` as {table.dtype}, it is stored as {rows[table.name].dtype}: store "
-                "it as the plan says, or make a new plan"
+                "it as the plan says (`recsys export --plan` does), or make a new plan"
             )
     if plan.gpus > 1:
         raise ConfigError(

@@ -7,12 +7,14 @@ from pathlib import Path
 
 from recsys.data.readers import Rows
 from recsys.dataflow.executor import sources
+from recsys.dataflow.gpu_plan import GpuPlan
 from recsys.dataflow.plan import DataFlowPlan
 from recsys.errors import ConfigError, MissingExtraError, QualityError
 from recsys.files import locked
 from recsys.inference.backends import ENGINES, Precision, absent
 from recsys.inference.export import SEAL, Seal, read_export, write_export
 from recsys.inference.gate import Verdict, verify
+from recsys.inference.plans import Plan
 from recsys.inference.session import InferenceSession
 from recsys.inference.tolerance import Tolerance
 from recsys.inference.trace import trace
@@ -24,7 +26,7 @@ __all__ = ["convert"]
 def convert(
     run: str | Path,
     out: str | Path,
-    plan: DataFlowPlan | None = None,
+    plan: Plan | None = None,
     data: Rows | None = None,
     tolerance: Tolerance = Tolerance(),  # noqa: B008 (frozen)
     *,
@@ -37,7 +39,8 @@ def convert(
     Args:
         run: Folder of a trained model, or the name of one that recsys brings along.
         out: Folder to write.
-        plan: How tables are stored and looked up; by default as float32.
+        plan: How tables are stored and looked up; by default as float32. A GPU's says how they are stored and no more:
+            where they lie depends on the GPU, so that sessions are given it themselves.
         data: Rows to hold the export against the trained model on, in every precision and by every back end that this
             machine can run. Precisions that pass may be chosen by a session; without data float32 alone may.
         tolerance: What the gate lets pass.
@@ -47,6 +50,7 @@ def convert(
 
     Raises:
         CheckpointError: When the run does not load, or `out` holds an export or a trained model.
+        ConfigError: When a GPU's plan is for other tables.
         QualityError: When the export does not pass even with a float32 network; then it does not load.
     """
     checkpoint, folder = load(run), Path(out)
@@ -64,11 +68,11 @@ def convert(
     return seal
 
 
-def _written(
-    checkpoint: Checkpoint, folder: Path, plan: DataFlowPlan | None, onnx: bool, overwrite: bool, show: bool
-) -> Seal:
+def _written(checkpoint: Checkpoint, folder: Path, plan: Plan | None, onnx: bool, overwrite: bool, show: bool) -> Seal:
     """All of an export but its seal."""
     model = checkpoint.model
+    if isinstance(plan, GpuPlan):
+        plan.check((table.name, table.rows, table.dim) for table in model.tables.spec.tables)
     return write_export(
         folder,
         model=checkpoint.config.name,  # type: ignore[attr-defined]
@@ -77,7 +81,7 @@ def _written(
         spec=model.tables.spec,
         rows=sources(model.tables, plan),
         program=trace(model),
-        plan=plan,
+        plan=plan if isinstance(plan, DataFlowPlan) else None,
         onnx=onnx,
         overwrite=overwrite,
         show=show,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from recsys.dataflow.plan import DataFlowPlan
 from recsys.dataflow.storage import Rows, Storage
 from recsys.errors import ConfigError
 from recsys.inference.backends import Precision
+from recsys.inference.plans import Plan
 from recsys.inference.smooth import smooth
 from recsys.layers.tables import TableSpec
 
@@ -41,7 +43,7 @@ class Parts:
         rows: The stored rows of every table.
         program: The network: x and sequences to scores.
         source: A checksum of what it was made from.
-        plan: How rows are looked up; None: one core gathers all.
+        plan: How a CPU looks rows up; None: one core gathers all.
         precisions: Of the network, those that a session may choose from by itself.
     """
 
@@ -72,7 +74,7 @@ class Parts:
         return [x, *(one for pair in executor.sequences(packed).values() for one in pair)]
 
 
-def open_parts(folder: Path, plan: DataFlowPlan | None = None, storage: Storing = "huge") -> Parts:
+def open_parts(folder: Path, plan: Plan | None = None, storage: Storing = "huge") -> Parts:
     """The parts of a run folder or an export.
 
     Args:
@@ -93,13 +95,13 @@ def open_parts(folder: Path, plan: DataFlowPlan | None = None, storage: Storing 
     return _from_run(folder, plan)
 
 
-def _from_run(folder: Path, plan: DataFlowPlan | None) -> Parts:
+def _from_run(folder: Path, plan: Plan | None) -> Parts:
     from recsys.models.checkpoint import load
 
     return from_checkpoint(load(folder), plan)
 
 
-def from_checkpoint(checkpoint: Checkpoint, plan: DataFlowPlan | None = None) -> Parts:
+def from_checkpoint(checkpoint: Checkpoint, plan: Plan | None = None) -> Parts:
     """The parts of a trained model, which stays as it is: tables are copied.
 
     Raises:
@@ -109,4 +111,12 @@ def from_checkpoint(checkpoint: Checkpoint, plan: DataFlowPlan | None = None) ->
 
     tables = checkpoint.model.tables
     rows, program = Storage(sources(tables, plan)).tables, trace(checkpoint.model)
-    return Parts(checkpoint.encoder, tables.spec, rows, program, checkpoint.fingerprint(), plan)
+    own = plan if isinstance(plan, DataFlowPlan) else None
+    return Parts(checkpoint.encoder, tables.spec, rows, program, _source(checkpoint, rows), own)
+
+
+def _source(checkpoint: Checkpoint, rows: Mapping[str, Rows]) -> str:
+    """A checksum that tells apart what gives other scores: also how tables are stored, where not all are float32."""
+    dtypes = {name: one.dtype for name, one in rows.items() if one.dtype != "fp32"}
+    whole = checkpoint.fingerprint()
+    return hashlib.sha256(f"{whole} {sorted(dtypes.items())}".encode()).hexdigest() if dtypes else whole

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import operator
 import threading
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -18,6 +19,7 @@ from recsys.data.batch import Batch
 from recsys.data.encoder import Counts
 from recsys.data.readers import Dataset, Rows
 from recsys.data.rows import RowEncoder
+from recsys.dataflow.gpu_plan import GpuPlan
 from recsys.dataflow.plan import DataFlowPlan
 from recsys.dataflow.platform import read_cores
 from recsys.errors import ConfigError, DataError, RecsysError
@@ -26,6 +28,7 @@ from recsys.inference.choice import Choice, checked, choose
 from recsys.inference.cuda.device import find_gpu
 from recsys.inference.given import Scores
 from recsys.inference.parts import Parts, Storing, open_parts
+from recsys.inference.plans import Plan, for_cpu, for_gpu, read_plan
 from recsys.inference.profile import SizeProfile, drawn, profile
 from recsys.inference.rank import Ranking, best
 from recsys.inference.scorer import Scorer
@@ -54,7 +57,8 @@ class InferenceSession:
 
     Args:
         parts: Of a run or an export.
-        plan: How rows are looked up; by default the parts' own, where it is for no more cores than there are.
+        plan: How rows are looked up: for a CPU by default the parts' own, where it is for no more cores than there are;
+            for a GPU where they lie, by default in its memory and, with a warning, in the host's what does not fit.
         backend: What runs the network.
         precision: Of the network's matrix products.
         max_batch: Rows that run at once; by default 512, and 8192 on a GPU.
@@ -76,7 +80,7 @@ class InferenceSession:
     def __init__(
         self,
         parts: Parts,
-        plan: DataFlowPlan | None = None,
+        plan: Plan | None = None,
         backend: Literal["auto"] | Backend = "auto",
         precision: Literal["auto"] | Precision = "auto",
         max_batch: int | None = None,
@@ -86,6 +90,7 @@ class InferenceSession:
         _one_of("backend", backend, ("auto", *get_args(Backend)))
         _one_of("precision", precision, ("auto", *get_args(Precision)))
         gpu = None if str(device) == "cpu" else find_gpu(device)
+        near, far = (for_cpu(plan), None) if gpu is None else (None, for_gpu(plan))
         if max_batch is None:
             max_batch = MAX_BATCH if gpu is None else GPU_MAX_BATCH
         max_batch = _number("max_batch", max_batch, _MOST_ROWS)
@@ -97,9 +102,11 @@ class InferenceSession:
         self._scorer: Scorer | GpuScorer | None
         if gpu is None:
             self.precision, choice = _chosen(parts, backend, precision, max_batch)
-            self._scorer = Scorer(parts, plan or _suited(parts.plan), choice, max_batch, threads)
+            self._scorer = Scorer(parts, near or _suited(parts.plan), choice, max_batch, threads)
         else:
-            self.precision, self._scorer = _on_gpu(parts, backend, precision, max_batch, threads, gpu)
+            self.precision, self._scorer = _on_gpu(parts, far, backend, precision, max_batch, threads, gpu)
+            if self._scorer.note:
+                warnings.warn(self._scorer.note, stacklevel=3)  # of who calls `session`
         schema = parts.encoder.schema
         self._known = {*schema.columns, *(label.source for label in schema.labels), schema.group, schema.time}
         self._encode_rows = RowEncoder(self.encoder).encode
@@ -322,7 +329,7 @@ def _number(name: str, value: Any, most: int | None = None) -> int:
 
 def session(
     run: str | Path,
-    plan: Literal["auto"] | str | Path | DataFlowPlan = "auto",
+    plan: Literal["auto"] | str | Path | Plan = "auto",
     backend: Literal["auto"] | Backend = "auto",
     precision: Literal["auto"] | Precision = "auto",
     max_batch: int | None = None,
@@ -334,14 +341,16 @@ def session(
 
     Args:
         run: Folder of a trained model or of an export, or the name of a model that recsys brings along.
-        plan: How tables are stored and looked up: a plan or its file; by default the export's, where it has one.
+        plan: How tables are stored and looked up: a plan or its file; by default the export's, where it has one. A GPU
+            takes a GPU's plan, which says where rows lie; without one they lie in its memory, as far as they fit there.
         backend: What runs the network; by default what is fastest here for each batch size, measured once.
         precision: Of the network's matrix products; by default float32, and of an export the fastest that has passed
             its quality gate.
         max_batch: Most rows that run at once; larger batches are split. By default 512, and 8192 on a GPU.
         threads: Among which a batch is shared out; on a GPU one.
         storage: `huge` copies the tables to huge pages, which is fastest; `map` reads an export's file in place, which
-            is ready at once and shared between processes. A GPU gets a copy of its own of either.
+            is ready at once and shared between processes. A GPU gets a copy of its own of either: with `map` the only
+            one in memory.
         device: `cpu`, or a GPU: `cuda`, `cuda:1`.
 
     Raises:
@@ -350,10 +359,12 @@ def session(
         MissingExtraError: When a back end that was asked for is not installed.
     """
     _one_of("storage", storage, get_args(Storing))
+    given = None if plan == "auto" else read_plan(plan) if isinstance(plan, (str, Path)) else plan
     if str(device) != "cpu":
         find_gpu(device)  # before tables are read
-    chosen = DataFlowPlan.read(Path(plan)) if isinstance(plan, (str, Path)) and plan != "auto" else plan
-    given = chosen if isinstance(chosen, DataFlowPlan) else None
+        for_gpu(given)
+    else:
+        for_cpu(given)
     parts = open_parts(Path(run), given, storage)
     return InferenceSession(parts, given, backend, precision, max_batch, threads, device)
 
@@ -365,6 +376,7 @@ def _suited(plan: DataFlowPlan | None) -> DataFlowPlan | None:
 
 def _on_gpu(
     parts: Parts,
+    plan: GpuPlan | None,
     backend: Literal["auto"] | Backend,
     precision: Literal["auto"] | Precision,
     most: int,
@@ -372,6 +384,7 @@ def _on_gpu(
     device: torch.device,
 ) -> tuple[Precision, GpuScorer]:
     """The precision, and what scores on a GPU; it is imported where it is used, and Triton with it."""
+    from recsys.dataflow.gpu import check_plan
     from recsys.inference.cuda.choice import choose as choose_for
     from recsys.inference.cuda.device import told
     from recsys.inference.cuda.engines import GPU_PRECISIONS, check_engine
@@ -380,12 +393,14 @@ def _on_gpu(
     check_engine(backend, precision)
     if threads > 1:
         raise ConfigError("a batch is not shared out among threads on a GPU: leave threads at 1")
+    if plan is not None:
+        check_plan(plan, parts.spec, parts.rows, device)  # before networks are compiled
     kinds = [kind for kind in parts.precisions if kind in GPU_PRECISIONS] if precision == "auto" else [precision]
     with told(f"opening a session on {device}"):
         kind, choice = _fastest(
             kinds, lambda kind: choose_for(parts.program, parts.spec.layout, kind, most, device, backend)
         )
-    return kind, GpuScorer(parts, choice, kind, most, device)
+    return kind, GpuScorer(parts, plan, choice, kind, most, device)
 
 
 def _chosen(

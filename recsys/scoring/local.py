@@ -32,6 +32,7 @@ from recsys.inference.backends import Precision, absent
 from recsys.inference.choice import measured
 from recsys.inference.network import flops
 from recsys.inference.parts import Parts, from_checkpoint
+from recsys.inference.plans import Plan
 from recsys.inference.session import MAX_BATCH, InferenceSession
 from recsys.models.checkpoint import Checkpoint
 from recsys.scoring.journal import Journal
@@ -315,19 +316,21 @@ def _renamed(path: Path) -> Path:
     return packed.with_suffix(".parquet")
 
 
-def session_for(parts: Parts, rows: Rows, precision: Precision = "fp32", device: str = "cpu") -> InferenceSession:
+def session_for(
+    parts: Parts, rows: Rows, precision: Precision = "fp32", device: str = "cpu", plan: Plan | None = None
+) -> InferenceSession:
     """A session to score rows: the fastest back end if that has been measured or the rows are worth it, else eager.
 
     Building and measuring all back ends takes half a minute or so, once. The precision does not depend on it, so that
     a job that goes on does so as it began.
     """
     if device != "cpu":
-        return InferenceSession(parts, precision=precision, device=device)
+        return InferenceSession(parts, plan, precision=precision, device=device)
     data = Dataset(rows, parts.encoder.schema.format)
     work = flops(parts.program) * (data.rows or data.bytes / _ROW_BYTES)
     able = not absent("eager", precision)
     known = measured(parts.program_for(precision), precision, MAX_BATCH)
-    return InferenceSession(parts, None, "eager" if able and not known and work < _WORTH_FLOPS else "auto", precision)
+    return InferenceSession(parts, plan, "eager" if able and not known and work < _WORTH_FLOPS else "auto", precision)
 
 
 def _output(encoder: Encoder, file: _File, data: Dataset, keep: Sequence[str]) -> pa.Schema:

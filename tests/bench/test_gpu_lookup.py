@@ -53,8 +53,14 @@ def tiny(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, device: torch.device) 
     return device
 
 
+@pytest.fixture
+def brief(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody looks first how often graphs can be replayed in a turn."""
+    monkeypatch.setattr(gpu_timing, "_passes", lambda *_: 1)
+
+
 def test_everybody_is_measured_checked_beside_checked(
-    tiny: torch.device, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tiny: torch.device, brief: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     results = tmp_path / "R.md"
     words = ["--device", "cuda", "--ids", "zipf", "equal", "--seconds", "0.001", "--results", str(results)]
@@ -146,7 +152,7 @@ def test_without_a_gpu_one_sentence_says_so(
 
 
 def test_tuning_finds_shapes_that_the_table_can_have(
-    tiny: torch.device, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tiny: torch.device, brief: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for name, few in (("_SHORT", (1, 4)), ("_LONG", (2,)), ("_LANES", (4,)), ("_WARPS", (1,)), ("_FINAL", 1)):
         monkeypatch.setattr(gpu_tune, name, few)

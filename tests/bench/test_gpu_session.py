@@ -11,7 +11,7 @@ import torch
 from recsys.bench import gpu_session, lookup_rig
 from recsys.cli import app
 from recsys.inference import profile
-from recsys.inference.cuda import choice, engines
+from recsys.inference.cuda import choice, engines, scorer
 from tests.inference.conftest import cache  # noqa: F401
 from tests.inference.cuda.conftest import device  # noqa: F401
 
@@ -24,9 +24,12 @@ def small(device: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:  # noq
     monkeypatch.setattr(gpu_session, "GPU_PRECISIONS", ("fp32", "bf16"))
     monkeypatch.setattr(choice, "_REPLAYS", 1)
     monkeypatch.setattr(profile, "_LEAST", 1)
+    monkeypatch.setattr(scorer, "_WORKSPACES", 1)
     monkeypatch.setattr(gpu_session, "_PROFILED", 1)
     monkeypatch.setattr(lookup_rig, "_ROUNDS", (1, 1))
     monkeypatch.setattr(lookup_rig, "_CALLS", 1)
+    for name, least in (("_IDS", 1), ("_BATCHES", 2)):
+        monkeypatch.setattr(lookup_rig, name, least)
 
 
 def test_a_session_on_a_gpu_beside_its_peers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

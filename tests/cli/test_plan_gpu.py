@@ -20,7 +20,6 @@ from recsys.models.checkpoint import load
 from tests import toy
 from tests.cli.test_train_eval_score import SMALL
 from tests.dataflow.gpu_made import gpu, workload
-from tests.dataflow.test_gpu_profile import TINY
 
 WORDS = ["--device", "cuda"]
 
@@ -190,7 +189,7 @@ def test_a_profile_is_written_and_shown(
     device: torch.device, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("recsys.dataflow.gpu.cuda_device", lambda: device)
-    monkeypatch.setattr("recsys.dataflow.gpu_probes.Sizes.of", lambda device: TINY)
+    monkeypatch.setattr("recsys.dataflow.gpu_profile.measure", lambda *_, **__: gpu(seconds=1.5))
     _, found = run(["profile", *WORDS, "--out", tmp_path / "gpu.toml"], capsys)
     assert (tmp_path / "gpu.toml").stat().st_size > 500
     assert found["seconds"] > 0

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 import torch
 
 from recsys.dataflow.gpu_platform import GpuPlatform
-from recsys.dataflow.gpu_probes import Sizes
+from recsys.dataflow.gpu_probes import FEATURES, Sizes
 from recsys.dataflow.gpu_profile import measure
 
 TINY = Sizes(
     row_bytes=(256,),
     sets=(1 << 12, 1 << 16),
-    ids=128,
+    ids=64,
     host=1 << 16,
-    host_ids=64,
+    host_ids=32,
     outputs=(1 << 12,),
     chain=(1, 8),
     rotated=1,
@@ -24,7 +25,11 @@ TINY = Sizes(
 )
 
 
-def test_everything_is_measured_and_comes_back(device: torch.device, tmp_path: Path) -> None:
+def test_everything_is_measured_and_comes_back(
+    device: torch.device, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for kind, count in FEATURES.items():
+        monkeypatch.setitem(FEATURES, kind, count // 8)
     tuned: list[int] = []
     found = measure(device, TINY, tune=lambda: tuned.append(1))
     path = tmp_path / "gpu.toml"

@@ -420,7 +420,7 @@ def test_a_precision_that_cannot_run_here_keeps_no_export_from_opening(
 def test_a_back_end_that_was_asked_for_must_give_the_networks_scores(
     run: Path, trained: Checkpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    other = from_checkpoint(trained).program
+    other = from_checkpoint(load(run)).program  # it has the model's own weights, which others use
     with torch.no_grad():
         for name, weight in other.state_dict.items():
             if name.endswith("bias"):

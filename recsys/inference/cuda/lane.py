@@ -39,11 +39,10 @@ class Lane:
 
         It must be called through `run`.
         """
+        if self._stream is None:
+            return work
         with _ONE, _products(self._precision, self._device), _quiet():
-            if self._stream is None:
-                work()
-                return work
-            self._stream.wait_stream(torch.cuda.current_stream(self._device))  # buffers are filled there
+            self.follow()
             with torch.cuda.device(self._device), torch.cuda.stream(self._stream):
                 for _ in range(2):  # the first may compile, and tune itself
                     work()
@@ -55,13 +54,18 @@ class Lane:
             replay: Run = graph.replay
             return replay
 
+    def follow(self) -> None:
+        """What is launched from now on comes after what the thread's own stream has to do, such as filling buffers."""
+        if self._stream is not None:
+            self._stream.wait_stream(torch.cuda.current_stream(self._device))
+
     def run(self, work: Run) -> None:
         """Launch it on the stream; nobody waits. The thread's own stream is then what it was.
 
         `torch.cuda.stream` does the same, and takes some µs more.
         """
         if self._stream is None:
-            with _ONE:  # Triton's interpreter, too, has settings of the whole process
+            with _ONE, _quiet():  # Triton's interpreter, too, has settings of the whole process
                 work()
             return
         before = torch.cuda.current_stream()

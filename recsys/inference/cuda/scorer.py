@@ -16,14 +16,15 @@ from recsys.data.batch import Batch
 from recsys.data.encoder import Counts, Encoder
 from recsys.data.schema import MultiValued, Sequence
 from recsys.dataflow.gpu import GpuExecutor
-from recsys.dataflow.kernels.gpu.rows import GpuRows
+from recsys.dataflow.gpu_plan import GpuPlan
 from recsys.inference.backends import Precision
 from recsys.inference.candidates import CandidateEncoder
 from recsys.inference.choice import Choice
+from recsys.inference.cuda.bound import Bound, Model
 from recsys.inference.cuda.device import told
 from recsys.inference.cuda.packing import Kind
 from recsys.inference.cuda.rows import buckets
-from recsys.inference.cuda.workspace import Bound, Model, Workspace
+from recsys.inference.cuda.workspace import Workspace
 from recsys.inference.given import Given, Scores
 from recsys.inference.parts import Parts
 from recsys.inference.rank import part_of
@@ -41,21 +42,31 @@ class GpuScorer:
     Any number of threads may call it; those that find no workspace wait for one.
 
     Args:
-        parts: Of the model. Its rows are copied, and not needed any more.
+        parts: Of the model. Its rows are copied and not needed any more, but for tables that the CPU looks up.
+        plan: Where tables lie; by default on the GPU, and what does not fit, by rule.
         choice: The engine of each batch size.
         precision: Of the network's matrix products.
         max_batch: Rows that run at once.
         device: The GPU; on a CPU, for tests, nothing is captured.
 
+    Attributes:
+        note: What a user should know of how the tables were placed; empty: nothing.
+
     Raises:
-        ConfigError: When the GPU's memory does not suffice, or its driver refuses.
+        ConfigError: When the plan is for another model or GPU, memory does not suffice, or the GPU's driver refuses.
         MissingExtraError: When Triton is not here.
     """
 
     def __init__(
-        self, parts: Parts, choice: Choice, precision: Precision, max_batch: int, device: torch.device
+        self,
+        parts: Parts,
+        plan: GpuPlan | None,
+        choice: Choice,
+        precision: Precision,
+        max_batch: int,
+        device: torch.device,
     ) -> None:
-        self.choice = choice
+        self.choice, self.table_bytes = choice, sum(rows.data.nbytes for rows in parts.rows.values())
         self._max_batch, self._features = max_batch, parts.spec.features
         tasks = parts.encoder.inputs.tasks
         self._given = Given(parts.spec, tasks)
@@ -63,8 +74,8 @@ class GpuScorer:
         self._unknown, self._lock = 0, threading.Lock()
         self._free: queue.SimpleQueue[Workspace] = queue.SimpleQueue()
         with told(f"opening a session on {device}"):
-            executor = GpuExecutor(parts.spec, parts.rows, device)
-            self.table_bytes = sum(map(_bytes, executor.rows.values()))
+            executor = GpuExecutor(parts.spec, parts.rows, device, plan=plan)
+            self.note = executor.note
             model = Model(parts.spec, executor, choice, device, precision, score_dtype(tasks), len(tasks))
             sizes = buckets(max_batch)
             for _ in range(_WORKSPACES):
@@ -168,7 +179,3 @@ class GpuScorer:
 def _jagged(encoder: Encoder) -> bool:
     """Whether its batches hold bags of any number of ids."""
     return any(isinstance(feature, MultiValued | Sequence) for feature in encoder.schema.id_features)
-
-
-def _bytes(rows: GpuRows) -> int:
-    return sum(one.nbytes for one in (rows.device, rows.host) if one is not None)

@@ -6,12 +6,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 import recsys
 from recsys.errors import ConfigError
 from recsys.inference.cuda.device import find_gpu, told
+from tests import toy
 
 
 @pytest.mark.parametrize("bad", ["gpu", "cuda:x", "mps", "meta", 3.5])
@@ -59,8 +61,13 @@ def test_a_session_on_the_processor_imports_no_triton() -> None:
     assert subprocess.run([sys.executable, "-c", code], timeout=120).returncode == 0
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
-def test_a_table_larger_than_the_gpu_is_refused(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (1000, 1000))
-    with pytest.raises(ConfigError, match="1,000 are free"):
-        recsys.session(run, device="cuda", backend="eager")
+def test_tables_larger_than_the_gpu_stay_on_the_host_and_a_warning_says_so(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cpu = recsys.session(run, backend="eager")
+    monkeypatch.setattr("recsys.dataflow.gpu.free_bytes", lambda device: (1 << 30) + cpu.table_bytes // 2)
+    with pytest.warns(UserWarning, match=r"the rest is read from host memory, .* `recsys plan --device cuda") as told:
+        session = recsys.session(run, device="cuda", backend="eager", max_batch=16)
+    assert [Path(one.filename).name for one in told] == [Path(__file__).name]
+    table = toy.rows(20, 3).select(cpu.columns)
+    np.testing.assert_allclose(session.predict(table), cpu.predict(table), rtol=1e-5, atol=2e-6)

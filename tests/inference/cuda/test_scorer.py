@@ -29,7 +29,7 @@ ITEMS: list[dict[str, Any]] = [{"item": f"i{i}", "tags": [f"t{t}" for t in range
 
 
 def on_gpu(folder: Path, **options: Any) -> InferenceSession:
-    return recsys.session(folder, **{"backend": "eager", "max_batch": 16, "device": "cuda", **options})
+    return recsys.session(folder, **{"backend": "eager", "max_batch": 8, "device": "cuda", **options})
 
 
 def batch_of(checkpoint: Checkpoint, n: int, seed: int = 7) -> Batch:
@@ -45,10 +45,10 @@ def single(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
 
 
 def test_scores_are_the_models(folder: Path) -> None:
-    checkpoint, table = load(folder), toy.rows(50, 3)
+    checkpoint, table = load(folder), toy.rows(20, 3)
     expected = checkpoint.predict(table)
     with on_gpu(folder) as session:
-        for n in (0, 1, 5, 8, 16, 17, 50):
+        for n in (0, 1, 5, 8, 9, 20):
             found = session.predict(table.slice(0, n).select(COLUMNS))
             assert (found.dtype, found.shape) == (expected.dtype, expected[:n].shape)
             np.testing.assert_allclose(found, expected[:n], rtol=1e-5, atol=2e-6)
@@ -103,7 +103,7 @@ def test_unknown_ids_are_counted_once_and_padding_is_none(single: Checkpoint) ->
 
 def test_unknown_ids_of_bags_and_sequences_are_counted(folder: Path) -> None:
     checkpoint = load(folder)
-    batch = batch_of(checkpoint, 20)
+    batch = batch_of(checkpoint, 12)
     values = batch.ids.values.clone()
     values[5::7] = 10_000_000
     given = Batch(batch.dense, JaggedIds(batch.ids.features, values, batch.ids.offsets))
@@ -127,7 +127,7 @@ def test_candidates_are_ranked_as_on_the_processor(folder: Path) -> None:
 
 
 def test_threads_share_a_session(run: Path, trained: Checkpoint) -> None:
-    batches = [batch_of(trained, n, seed=n) for n in (1, 3, 17, 40)]
+    batches = [batch_of(trained, n, seed=n) for n in (1, 3, 17)]
     expected = [trained.predict_batch(batch)[:, 0] for batch in batches]
     gate = threading.Barrier(4)
     with on_gpu(run) as session, ThreadPoolExecutor(4) as pool:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from recsys.dataflow.kernels.gpu.blocks import Blocks, Shapes
 from recsys.dataflow.kernels.gpu.rows import GpuRows
-from recsys.errors import MissingExtraError
+from recsys.errors import DataError, MissingExtraError
 
 __all__ = ["GpuKernels", "GpuSlot"]
 
@@ -81,7 +81,13 @@ class GpuKernels:
             weights: [ids] float32, or None.
             x: [batch, width] float32, float16 or bfloat16; its rows lie one after the other, if with gaps.
             unknown: [1] int32: ids out of range are added to it.
+
+        Raises:
+            DataError: When ids, offsets or weights do not lie one after the other, which a kernel takes for granted.
         """
+        for name, one in (("values", values), ("offsets", offsets), ("weights", weights)):
+            if one is not None and not one.is_contiguous():
+                raise DataError(f"`{name}` of ids must lie one after the other in memory: pass {name}.contiguous()")
         batch = x.shape[0]
         if batch == 0:
             return
@@ -148,9 +154,11 @@ class _Group:
         return found
 
     def aligned(self, x: Tensor) -> int:
-        """Columns of x at whose multiples all slots begin, in x's storage; 16 bytes are as many as one store takes."""
-        most = 16 // x.element_size()
-        return math.gcd(most, x.stride(0), *(slot.column + x.storage_offset() for slot in self._slots))
+        """Numbers at whose multiples all slots begin in memory, up to the 16 bytes that one store takes."""
+        size = x.element_size()
+        stored = math.gcd(16, x.untyped_storage().data_ptr())
+        slots = (size * (slot.column + x.storage_offset()) for slot in self._slots)
+        return max(math.gcd(stored, size * x.stride(0), *slots) // size, 1)
 
 
 LONG_FROM = 6.0

@@ -207,8 +207,8 @@ def _block(
         step, most = 0, tl.max(count, axis=0)
         while step < most:  # Triton's interpreter takes no range of a tensor with numpy 2.4
             at = step + lane
-            sums += _rows(begin[:, None] + at, at < count[:, None], values, weights, unknown, device, host, remap, cold, rows,
-                          DIM, WIDTH, DTYPE, STRIDE, WEIGHTED, CHECKED, SPLIT, NATIVE)  # fmt: skip
+            sums += _rows(begin[:, None] + at, at < count[:, None], values, weights, unknown, device, host, remap, cold,
+                          rows, DIM, WIDTH, DTYPE, STRIDE, WEIGHTED, CHECKED, SPLIT, NATIVE)  # fmt: skip
             step += LANES
     pooled = tl.sum(sums, axis=1) if LANES > 1 else tl.reshape(sums, [BAGS, WIDTH])
     if not ONE:

@@ -11,17 +11,17 @@ from hypothesis import given, settings
 from torch import Tensor
 
 from recsys.data.batch import JaggedIds
-from recsys.dataflow.kernels.gpu.kernels import GpuKernels, GpuSlot
+from recsys.dataflow.kernels.gpu.kernels import GpuKernels, GpuSlot, _Group
 from recsys.dataflow.kernels.gpu.rows import GpuRows
 from recsys.dataflow.kernels.reference import Slot
 from recsys.dataflow.storage import dequantise, quantise
 from recsys.dataflow.workload import Dtype
-from recsys.errors import MissingExtraError
+from recsys.errors import DataError, MissingExtraError
 from tests.dataflow.kernels.gpu.problems import DIMS, TOLERANCE, Buffer, Problem, error, exact, kernels, problems
 from tests.dataflow.slots import ids, slots, width
 
 DTYPES: tuple[Dtype, ...] = ("fp32", "fp16", "int8")
-EXAMPLES = 40 if torch.cuda.is_available() else 150  # on a GPU nearly each is compiled anew
+EXAMPLES = 40 if torch.cuda.is_available() else 100  # on a GPU nearly each is compiled anew
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
 
 
@@ -83,6 +83,31 @@ def test_no_examples_are_no_launch(device: torch.device) -> None:
     for offsets in (None, torch.zeros(1, dtype=torch.int64)):
         x, unknown = one_launch(found, JaggedIds(("0", "1"), torch.zeros(0, dtype=torch.int64), offsets), device)
         assert (x.shape, unknown) == ((0, width(found)), 0)
+
+
+def test_ids_that_lie_apart_are_refused(device: torch.device) -> None:
+    slot = GpuSlot("a", 0, GpuRows(5, 4, "fp32", torch.randn(5, 4, device=device)), 0)
+    made = GpuKernels([slot], device)
+    x, unknown = torch.zeros(2, 4, device=device), torch.zeros(1, dtype=torch.int32, device=device)
+    values, offsets, weights = torch.zeros(4, dtype=torch.int64), torch.tensor([0, 9, 1, 9, 2]), torch.ones(4)
+    values, offsets, weights = (one.to(device) for one in (values, offsets, weights))
+    made.launch(values[:2], offsets[::2].contiguous(), weights[:2], x, unknown)
+    with pytest.raises(DataError, match=r"`values` of ids must lie one after the other in memory: pass values\.cont"):
+        made.launch(values[::2], None, None, x, unknown)
+    with pytest.raises(DataError, match="`offsets` of ids"):
+        made.launch(values[:2], offsets[::2], None, x, unknown)
+    with pytest.raises(DataError, match="`weights` of ids"):
+        made.launch(values[:2], None, weights[::2], x, unknown)
+
+
+@pytest.mark.parametrize(("start", "first", "most"), [(0, 0, 4), (8, 0, 2), (4, 0, 1), (0, 2, 2), (2, 0, 1)])
+def test_wide_stores_are_for_output_that_begins_on_16_bytes(start: int, first: int, most: int) -> None:
+    """Somebody else's memory may begin anywhere."""
+    memory = bytearray(256)
+    start += -torch.frombuffer(memory, dtype=torch.uint8).data_ptr() % 16
+    x = torch.frombuffer(memory, dtype=torch.float32, count=24, offset=start).view(2, 12)[:, first:]
+    slot = GpuSlot("a", 0, GpuRows(5, 4, "fp32", torch.zeros(5, 4)), 4)
+    assert _Group([slot], torch.device("cpu")).aligned(x) == most
 
 
 def test_a_thousand_tables_are_one_launch(device: torch.device) -> None:
