@@ -167,7 +167,21 @@ def _described(slot: Slot) -> tuple[int | bool, ...]:
         slot.feature,
         slot.column,
         slot.pooling == "mean",
+        _skipped(slot),
     )
+
+
+def _skipped(slot: Slot) -> int:
+    """The address of the bits of rows that are skipped; 0: there are none."""
+    if slot.skip is None:
+        return 0
+    words = -(-len(slot.rows.data) // 32)
+    if slot.skip.dtype is not torch.int32 or slot.skip.shape != (words,) or not slot.skip.is_cpu:
+        raise ConfigError(
+            f"look-up `{slot.name}`: expected the rows to skip as int32 [{words}] on the CPU, got {slot.skip.dtype} "
+            f"{tuple(slot.skip.shape)} on {slot.skip.device}"
+        )
+    return slot.skip.data_ptr()
 
 
 Maybe = TypeVar("Maybe", Tensor, Tensor | None)

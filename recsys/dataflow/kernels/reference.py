@@ -17,13 +17,24 @@ __all__ = ["ReferenceKernels", "Slot", "look_up"]
 
 @dataclass(frozen=True)
 class Slot:
-    """One pooled look-up: the feature that it reads, the table, and the columns that it fills."""
+    """One pooled look-up: the feature that it reads, the table, and the columns that it fills.
+
+    Attributes:
+        name: Of the look-up.
+        feature: Among those of a batch.
+        rows: Of the table.
+        column: The first that it fills.
+        pooling: Of a bag.
+        skip: int32 [⌈rows / 32⌉], a bit for each row, the lowest first: rows that somebody else adds to the same sums,
+            who then counts ids out of range as well. A mean is still over all ids of the bag.
+    """
 
     name: str
     feature: int
     rows: Rows
     column: int
     pooling: Literal["sum", "mean"] = "sum"
+    skip: Tensor | None = None
 
 
 class ReferenceKernels:
@@ -58,7 +69,10 @@ def _look_up(slot: Slot, ids: JaggedIds, x: Tensor) -> int:
     values, lengths, weights = ids.feature(slot.feature)
     values = values.long()
     known = (values >= 0) & (values < slot.rows.data.shape[0])
-    rows = _read(slot.rows, torch.where(known, values, 0))
+    found = torch.where(known, values, 0)
+    rows = _read(slot.rows, found)
+    if slot.skip is not None:
+        rows = rows * (1 - (slot.skip[found >> 5] >> (found & 31) & 1)).unsqueeze(1)
     if weights is not None:
         rows = rows * weights.unsqueeze(1)
     lengths = torch.ones_like(values) if lengths is None else lengths.long()
@@ -67,7 +81,7 @@ def _look_up(slot: Slot, ids: JaggedIds, x: Tensor) -> int:
     if slot.pooling == "mean":
         pooled /= lengths.clamp(min=1).unsqueeze(1)
     x[:, slot.column : slot.column + slot.rows.dim] = pooled
-    return int((~known).sum())
+    return int((~known).sum()) if slot.skip is None else 0
 
 
 def _read(rows: Rows, ids: Tensor) -> Tensor:

@@ -93,7 +93,10 @@ struct World {
       tables.emplace_back(random, counts[pick(random, 0, 3)], dims[pick(random, 0, 8)],
                           flip(random) ? dtype : static_cast<Dtype>(pick(random, 0, 2)));
       width += pick(random, 0, 1);
-      lookups.push_back({tables.back().rows, k, width, flip(random)});
+      skipped.emplace_back();
+      for (int64_t w = 0; w * 32 < tables.back().rows.count; w++) skipped.back().push_back(static_cast<uint32_t>(random()));
+      const uint32_t* const skip = pick(random, 0, 3) ? nullptr : skipped.back().data();
+      lookups.push_back({tables.back().rows, k, width, flip(random), skip});
       width += tables.back().rows.dim;
     }
     width += pick(random, 0, 1);
@@ -116,11 +119,13 @@ struct World {
     std::vector<Piece> pieces;
     for (size_t k = 0; k < lookups.size(); k++) {
       const double share = pick(random, 0, 4) / 4.0;
-      const int64_t count = lookups[k].rows.count, row = flip(random) ? pick(random, 0, count) : count;
+      const int64_t count = lookups[k].rows.count;
+      const bool whole = lookups[k].skip;  // such a look-up is neither cut nor streamed
+      const int64_t row = flip(random) && !whole ? pick(random, 0, count) : count;
       for (const auto& [from, to] : {std::pair{0.0, share}, {share, 1.0}})
         for (const auto& [first, last] : {std::pair{int64_t{0}, row}, {row, count}})
           if (from < to && first < last)
-            pieces.push_back({static_cast<int64_t>(k), pick(random, 0, lanes - 1), static_cast<Strategy>(pick(random, 0, 2)),
+            pieces.push_back({static_cast<int64_t>(k), pick(random, 0, lanes - 1), whole ? Strategy::gather : static_cast<Strategy>(pick(random, 0, 2)),
                               first, last, from, to});
     }
     std::shuffle(pieces.begin(), pieces.end(), random);
@@ -128,6 +133,7 @@ struct World {
   }
 
   std::vector<Table> tables;
+  std::vector<std::vector<uint32_t>> skipped;  // the bits of each look-up, whether it uses them or not
   std::vector<Lookup> lookups;
   int64_t width = 0;
   size_t most = 0;  // pieces of a plan
@@ -165,10 +171,12 @@ struct Batch {
     if (!pick(random, 0, 7)) id = wrong[pick(random, 0, form.wide ? 5 : 3)];
     const bool known = id >= 0 && id < count;
     const float weight = form.weighted ? static_cast<float>(pick(random, -8, 8)) / 4 : 1.0f;
-    unknown += !known;
+    unknown += !known && !lookup.skip;
     wide.push_back(id);
     weights.push_back(weight);
-    for (int32_t c = 0; c < lookup.rows.dim; c++) sums[c] += weight * table(lookup).get(known ? id : 0, c);
+    const int64_t row = known ? id : 0;
+    if (lookup.skip && lookup.skip[row >> 5] >> (row & 31) & 1) return;
+    for (int32_t c = 0; c < lookup.rows.dim; c++) sums[c] += weight * table(lookup).get(row, c);
   }
 
   const Table& table(const Lookup& lookup) const { return world.tables[lookup.feature]; }

@@ -65,6 +65,55 @@ void check_offsets(const Lookup* lookups, size_t count, const Call& call, int64_
   }
 }
 
+// Bags [from, to) of a look-up without the rows that it skips: their ids are dropped, then the others looked up.
+template <class Id>
+void serve_rest(const Kernel* kernels, const Lookup& lookup, const Call& call, Form form, int64_t from, int64_t to) {
+  static thread_local std::vector<Id> ids;
+  static thread_local std::vector<int64_t> ends;
+  static thread_local std::vector<float> weights;
+  const int64_t first = lookup.feature * call.size;
+  const auto begin = [&](int64_t b) { return call.offsets ? call.offsets[first + b] : first + b; };
+  const int64_t bags = to - from, total = begin(to) - begin(from);
+  ids.resize(std::max<size_t>(ids.size(), total));
+  ends.resize(std::max<size_t>(ends.size(), bags + 1));
+  if (call.weights) weights.resize(std::max<size_t>(weights.size(), total));
+  const Id* const values = static_cast<const Id*>(call.values);
+  int64_t kept = 0;
+  ends[0] = 0;
+  for (int64_t b = from; b < to; b++) {
+    for (int64_t i = begin(b), end = begin(b + 1); i < end; i++) {  // without a branch that nobody could foresee
+      const auto id = static_cast<uint64_t>(static_cast<int64_t>(values[i]));
+      const uint64_t row = id < static_cast<uint64_t>(lookup.rows.count) ? id : 0;
+      ids[kept] = static_cast<Id>(row);
+      if (call.weights) weights[kept] = call.weights[i];
+      kept += !(lookup.skip[row >> 5] >> (row & 31) & 1);
+    }
+    ends[b - from + 1] = kept;
+  }
+  float* const out = call.out + from * call.out_stride;
+  const Call own{ids.data(), kept, ends.data(), call.weights ? weights.data() : nullptr, bags, out, call.out_stride};
+  const Lookup alone{lookup.rows, 0, lookup.column, false, nullptr};
+  kernels[index({form.wide, true, form.weighted})](&alone, 1, own, 0, bags);
+  for (int64_t b = from; lookup.mean && b < to; b++) {  // of all ids of the bag
+    const float share = 1.0f / static_cast<float>(std::max<int64_t>(begin(b + 1) - begin(b), 1));
+    for (int32_t c = 0; c < lookup.rows.dim; c++) out[(b - from) * call.out_stride + lookup.column + c] *= share;
+  }
+}
+
+// Bags [from, to) of look-ups that are alike, of which some skip rows; returns how many ids were unknown.
+int64_t serve(const Kernel* kernels, const Lookup* lookups, size_t count, const Call& call, Form form, int64_t from,
+              int64_t to) {
+  int64_t unknown = 0;
+  for (size_t first = 0, last = 0; first < count && from < to; first = ++last) {
+    while (last < count && !lookups[last].skip) last++;
+    if (last > first)
+      unknown += kernels[index(form)](lookups + first, static_cast<int64_t>(last - first), call, from, to);
+    if (last < count && form.wide) serve_rest<int64_t>(kernels, lookups[last], call, form, from, to);
+    if (last < count && !form.wide) serve_rest<int32_t>(kernels, lookups[last], call, form, from, to);
+  }
+  return unknown;
+}
+
 }  // namespace
 
 Executor::Executor(const Isa& isa, const std::vector<Lookup>& lookups, Pool* pool)
@@ -91,6 +140,8 @@ void Executor::check(const Piece& piece) const {
   if (piece.first < 0 || piece.first >= piece.last || piece.last > rows)
     throw std::invalid_argument("a piece is of rows " + std::to_string(piece.first) + " to " + std::to_string(piece.last) +
                                 " of " + std::to_string(rows));
+  if (lookups_[piece.lookup].skip && !whole(piece))
+    throw std::invalid_argument("a look-up that skips rows is not cut by rows, nor streamed");
   if (!(piece.from >= 0 && piece.from < piece.to && piece.to <= 1))
     throw std::invalid_argument("a piece is of bags " + std::to_string(piece.from) + " to " + std::to_string(piece.to) +
                                 ", as shares of the batch");
@@ -244,8 +295,7 @@ struct Executor::Shared : Job {
     const int64_t start = times ? ticks() : 0;
     const int64_t found = part.strategy == Strategy::stream
                               ? stream(task)
-                              : part.kernels[index(form)](&part.lookups[task.first], static_cast<int64_t>(task.count), call,
-                                                          task.from, task.to);
+                              : serve(part.kernels, &part.lookups[task.first], task.count, call, form, task.from, task.to);
     if (times) spent[k] = ticks() - start;
     if (found) unknown.fetch_add(found, std::memory_order_relaxed);
   }
@@ -330,7 +380,7 @@ int64_t Executor::run(const Call& call, Form form, std::vector<int64_t>* times) 
   for (const Part& part : found.parts) {
     const int64_t from = bound(part.from, call.size), to = bound(part.to, call.size);
     check_offsets(part.lookups.data(), part.lookups.size(), call, from, to);
-    unknown += part.kernels[index(form)](part.lookups.data(), static_cast<int64_t>(part.lookups.size()), call, from, to);
+    unknown += serve(part.kernels, part.lookups.data(), part.lookups.size(), call, form, from, to);
   }
   return unknown;
 }

@@ -16,7 +16,7 @@ using namespace recsys;
 
 namespace {
 
-using LookupArgs = std::tuple<uintptr_t, int64_t, int64_t, int32_t, int32_t, int64_t, int64_t, bool>;
+using LookupArgs = std::tuple<uintptr_t, int64_t, int64_t, int32_t, int32_t, int64_t, int64_t, bool, uintptr_t>;
 using PieceArgs = std::tuple<int64_t, int64_t, int32_t, int64_t, int64_t, double, double>;
 
 const Isa& find(const std::string& name) {
@@ -34,9 +34,9 @@ std::vector<std::string> names() {
 
 std::vector<Lookup> unpack(const std::vector<LookupArgs>& args) {
   std::vector<Lookup> lookups;
-  for (const auto& [data, count, stride, dim, dtype, feature, column, mean] : args)
+  for (const auto& [data, count, stride, dim, dtype, feature, column, mean, skip] : args)
     lookups.push_back({{reinterpret_cast<const char*>(data), count, stride, dim, static_cast<Dtype>(dtype)},
-                       feature, column, mean});
+                       feature, column, mean, reinterpret_cast<const uint32_t*>(skip)});
   return lookups;
 }
 

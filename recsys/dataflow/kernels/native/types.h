@@ -20,6 +20,7 @@ struct Lookup {
   int64_t feature;  // position among the batch's features
   int64_t column;   // first column of the output that it fills
   bool mean;
+  const uint32_t* skip;  // a bit for each row that somebody else adds, and counts if it is unknown; null: none
 };
 
 // The ids of a batch, packed feature-major, and where the pooled rows go. Bag b of feature f is bag f * size + b; bag k
