@@ -41,7 +41,7 @@ def _place(heat: Heat, hot: int | None) -> Place:
     if hot is None:
         return Place(cpu=True)
     rows = int(heat.rows.sum())
-    return Place(host=1 - heat.share(hot), split=0 < hot < rows)
+    return Place(host=1 - heat.share(hot), host_rows=1 - hot / max(rows, 1), split=0 < hot < rows)
 
 
 def written_out(
