@@ -194,7 +194,9 @@ class Load:
         """Of rows that are read over the link."""
         region = sum(
             self.tables[name].rows * self.tables[name].row_bytes * place.host_rows
-            for name, place in {slot.table.name: place for slot, place in zip(self.slots, own, strict=True) if not place.cpu}.items()
+            for name, place in {
+                slot.table.name: place for slot, place in zip(self.slots, own, strict=True) if not place.cpu
+            }.items()
             if place.host > 0
         )
         ns = [self.model.gpu.host_row_ns(slot.table.row_bytes, region) for slot in self.slots]
@@ -222,7 +224,9 @@ class Load:
             )
             ns, each = _together(parts, self.model.power)
             total += (waits + float(chains.max()) + ns) / 1e3
-            lookups[own] = (each + np.where(np.arange(len(own)) == chains.argmax(), chains, 0.0) + waits / len(own)) / 1e3
+            lookups[own] = (
+                each + np.where(np.arange(len(own)) == chains.argmax(), chains, 0.0) + waits / len(own)
+            ) / 1e3
         return total, lookups
 
     def _cpu_us(self, cpu: npt.NDArray[np.bool_]) -> tuple[float, Floats]:
@@ -260,7 +264,7 @@ def _together(parts: Floats, power: float) -> tuple[float, Floats]:
 
 
 def _power(gpu: GpuPlatform) -> float:
-    """p by which the largest output is told: from what the processors need of a KiB, and what the memory needs."""
+    """The p by which the largest output is told: from what the processors need of a KiB, and what the memory needs."""
     near = 1024 / PIECE * gpu.bag_ns("one", PIECE, gpu.sets[0], gpu.batches[-1])
     far, told = 1024 * (1 + ID_BYTES / PIECE) / gpu.copy_gbs, gpu.write_ns[-1][1]
     low, high = POWERS

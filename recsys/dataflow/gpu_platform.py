@@ -55,8 +55,10 @@ class Alone(Config):
 
 
 class Linked(Config):
-    """Rows in pinned host memory, read by the kernel: fewer a second the more memory they are spread over, for the
-    GPU looks up where its pages are, and remembers only so many."""
+    """Rows in pinned host memory, read by the kernel.
+
+    The more memory they are spread over, the fewer a second: the GPU remembers only so many pages' addresses.
+    """
 
     row_bytes: int = Field(ge=1)
     region: int = Field(ge=1)
@@ -189,7 +191,9 @@ class GpuPlatform(Config):
         widths, regions = (sorted({getattr(one, name) for one in self.host}) for name in ("row_bytes", "region"))
         found = {(one.row_bytes, one.region): one.ns for one in self.host}
         log = np.log(max(region, 1.0))
-        return _line([(w, float(np.interp(log, np.log(regions), [found[w, r] for r in regions]))) for w in widths], row_bytes)
+        return _line(
+            [(w, float(np.interp(log, np.log(regions), [found[w, r] for r in regions]))) for w in widths], row_bytes
+        )
 
     def alone_us(self, ids: float, dim: int, batch: int, missed: float = 1.0) -> float:
         """Microseconds of a launch of one bag, of which it waits for the memory so often as `missed` says."""

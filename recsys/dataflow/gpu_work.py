@@ -109,9 +109,7 @@ class GpuWork:
         size = max(device, 20.0 * max(gpu.l2, gpu.sets[0]))  # of less, the cache holds a part
         ns = {}
         for kind, ids in KINDS.items():
-            near, far = (
-                gpu.bag_ns(kind, table.row_bytes, at, self.batch, table.dtype) for at in (gpu.sets[0], size)
-            )
+            near, far = (gpu.bag_ns(kind, table.row_bytes, at, self.batch, table.dtype) for at in (gpu.sets[0], size))
             ns[kind] = max(0.0, self.model.apart(far, ids * self.row_bytes / gpu.copy_gbs) - near)
         return self.batch * self._mean(ns)
 

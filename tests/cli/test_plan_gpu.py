@@ -190,7 +190,7 @@ def test_a_profile_is_written_and_shown(
     device: torch.device, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("recsys.dataflow.gpu.cuda_device", lambda: device)
-    monkeypatch.setattr("recsys.dataflow.gpu_probes.Sizes.of", lambda device: TINY)
+    monkeypatch.setattr("recsys.dataflow.gpu_bench.Sizes.of", lambda device: TINY)
     _, found = run(["profile", *WORDS, "--out", tmp_path / "gpu.toml"], capsys)
     assert (tmp_path / "gpu.toml").stat().st_size > 500
     assert found["seconds"] > 0
