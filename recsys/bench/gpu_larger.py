@@ -74,6 +74,8 @@ def measure(
     filled_s = time.perf_counter() - start
     heat, examples = _count(workload, device, counted_ids)
     counted_s = time.perf_counter() - start - filled_s
+    if device.type == "cuda":
+        torch.cuda.empty_cache()  # what counting left is in the way of one large piece
     room_bytes = room(free_bytes(device))
     size = min(room_bytes, workload.bytes) + LINE * len(workload.tables)
     memory = torch.empty(size, dtype=torch.uint8, device=device)
@@ -135,8 +137,8 @@ def _told(made: GpuPlan, model: GpuCostModel, size: int, batch: int) -> dict[str
     truth = assumed(workload)
     hot = Knapsack(truth, {table.name: table.row_bytes for table in workload.tables}, remapped=False).hot(size)
     far = {name: 1 - truth[name].share(n) for name, n in hot.items()}
-    host = sum(load.host_bytes[k] * far[n.table] for k, n in enumerate(workload.lookups))
-    near = float(load.host_bytes.sum()) - host + batch * sum(n.ids.mean * 8 for n in workload.lookups)
+    host = sum(load.row_bytes[k] * far[n.table] for k, n in enumerate(workload.lookups))
+    near = float(load.row_bytes.sum()) - host + batch * sum(n.ids.mean * 8 for n in workload.lookups)
     near += batch * sum(table.dim * 4 for table in workload.tables)
     bound = max(near / model.gpu.copy_gbs, host / model.gpu.to_gpu_gbs) / 1e3
     region = sum((table.rows - hot[table.name]) * table.row_bytes for table in workload.tables)

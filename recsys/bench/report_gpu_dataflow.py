@@ -41,7 +41,7 @@ def predicted_line(found: Row) -> str:
     """How well launches were predicted."""
     return (
         f"median {found['median_error']:.1%}, nine of ten within {found['p90_error']:.1%}, worst "
-        f"{found['worst_error']:.1%}; by the readings the second cache holds {found['cache'] / 1e6:.1f} MB, and p is "
+        f"{found['worst_error']:.1%}; by the readings the second cache keeps {found['cache'] / 1e6:.1f} MB, and p is "
         f"{found['power']:g}"
     )
 

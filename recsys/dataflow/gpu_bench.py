@@ -21,8 +21,8 @@ __all__ = ["Bench", "Facts", "Launch", "Sizes", "facts_of"]
 
 Launch = Callable[[], None]
 
-MOST_SLOTS = 256
-"""Look-ups of a launch."""
+MOST_SLOTS = 64
+"""Look-ups of a launch that fill the same columns; of more, too many would write there at a time."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,7 @@ class Sizes:
         sets: Working sets, bytes, ascending; the last is what the readings of far rows are taken from.
         batches: Bags of a look-up; all working sets are read with the second.
         ids: Of a launch that fills the GPU, for each of these: more of large batches, whose bags are read one by one.
+        singles: Bags of a look-up where all hold one id: of these, block shapes do not depend on the batch.
         regions: Bytes of pinned host memory that ids fall on, ascending.
         host_ids: Of a launch that reads them.
         outputs: Bytes of what is written.
@@ -53,6 +54,7 @@ class Sizes:
     )
     batches: tuple[int, int, int] = (512, 4096, 24576)
     ids: tuple[int, int, int] = (1 << 20, 1 << 20, 1 << 23)
+    singles: int = 16384
     regions: tuple[int, ...] = (1 << 27, 1 << 30, 1 << 33)
     host_ids: int = 1 << 17
     outputs: tuple[int, ...] = (1 << 22, 1 << 24, 1 << 25, 1 << 26, 1 << 27, 1 << 29)
@@ -102,6 +104,10 @@ class Bench:
         stored = {"fp32": torch.float32, "fp16": torch.float16, "int8": torch.uint8}[dtype]
         data = memory.view(stored).view(count, -1)
         return GpuRows(count, dim, dtype, None if host else data, data if host else None)
+
+    def batch(self, kind: Kind, at: int) -> int:
+        """Bags of a look-up of a kind, for one of the batches."""
+        return self.sizes.singles if kind == "one" else self.sizes.batches[at]
 
     def look_ups(self, kind: Kind, batch: int, ids: int) -> int:
         """Of a launch of so many ids, or as many as may be."""

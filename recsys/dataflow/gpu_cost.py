@@ -2,12 +2,13 @@
 
 A launch takes
 
-    t = a + c + (s^p + m^p + l^p)^(1/p),
+    t = a + c + (s^p + m^p)^(1/p) + l,
 
 a: what a launch of one id of each look-up takes; c: what the longest bag waits longer, its ids being read some at a
 time; s: what the processors need when the caches hold everything; m: what the GPU's memory needs for rows, and for ids
-and output where the caches do not hold these; l: what the link to host memory needs. These three overlap, the better
-the larger p. They do not overlap with c: before a memory is busy, and after, it is waited for.
+and output where the caches do not hold these; l: what the link to host memory needs. s and m overlap, the better the
+larger p. c overlaps with nothing: before a memory is busy, and after, it is waited for. Nor does l: what waits for the
+link keeps its place on a processor from what would not have to.
 
 *Readings.* They are those of the nearest batch, for a kernel has other block shapes for small batches than for large
 ones. m of a row is told from readings of a small and of a large working set: m^p = far^p - near^p. p is that by which
@@ -19,7 +20,8 @@ cache holds, all but the first hit of a row find it there. Of one that passes mo
 do, m bags passing as many bytes as it holds. First hits find what the batch before left there: all, where a batch
 passes no more than the cache holds; none, where it passes twice as much.
 
-*Rows in host memory* take longer the more memory they lie in: that of all tables that have any there. They count as
+*Rows in host memory* are the coldest ones. Each is read over the link once where the second cache holds it until it is
+read again, and takes longer the more memory they lie in: that of all tables that have any there. They count as
 rows of the GPU as well, and tables that lie there as if they had a remap: what they cost its processors is much the
 same, and beside the link it is little. So more rows on the GPU never take longer.
 """
@@ -140,7 +142,7 @@ class Load:
         slots = [GpuWork(model, lookup, tables[lookup.table], batch) for lookup in model.workload.lookups]
         self.slots = slots
         gpu, passed = model.gpu, sum(slot.own for slot in slots)
-        misses = [slot.miss(passed) for slot in slots]
+        missed = [slot.missed(passed) for slot in slots]
         device = sum(table.rows * table.row_bytes for table in tables.values())
         alike = Counter(lookup.ids.bags for lookup in model.workload.lookups)
         longest = [
@@ -148,7 +150,8 @@ class Load:
         ]
         outputs = np.array([batch * slot.table.dim * model.out_bytes for slot in slots])
         ids = np.array([slot.ids for slot in slots])
-        self.miss = np.array(misses)
+        self.miss = np.array([one.sum() for one in missed])
+        self._missed = missed
         self.near = np.array([slot.near() for slot in slots])
         self.near += np.array([slot.far(device) for slot in slots]) * self.miss
         passing = (outputs + ids * ID_BYTES) * gpu.written(passed)
@@ -158,7 +161,7 @@ class Load:
         waiting = 1 - (1 - self.miss) ** LANES
         self.chain = np.array([slot.chain_ns(n, w) for slot, n, w in zip(slots, longest, waiting, strict=True)])
         self.host_chain = np.array([slot.host_chain_ns(n) for slot, n in zip(slots, longest, strict=True)])
-        self.host_bytes = ids * np.array([slot.table.row_bytes for slot in slots])
+        self.row_bytes = ids * np.array([slot.table.row_bytes for slot in slots])
         self._ids = ids
 
     @cached_property
@@ -181,27 +184,35 @@ class Load:
         here = np.array([only is None or only.get(slot.table.name, False) for slot in self.slots], dtype=bool)
         cpu = np.array([place.cpu for place in own], dtype=bool) & here
         host = np.array([place.host for place in own])
-        link = self._link_ns(here & ~cpu, host, own)
+        read = self._read(host) * (here & ~cpu)
+        link = read * self._link_ns(own)
         split = np.array([place.split for place in own], dtype=bool)
         gpu_us, lookups = self._gpu_us(here & ~cpu, host, link, split)
         cpu_us = 0.0
         if cpu.any():
             cpu_us, parts = self._cpu_us(cpu)
             lookups[cpu] = parts[cpu]
-        return Predicted(max(gpu_us, cpu_us), gpu_us, cpu_us, lookups, self._bound_us(here & ~cpu, own))
+        return Predicted(max(gpu_us, cpu_us), gpu_us, cpu_us, lookups, self._bound_us(here & ~cpu, read))
 
-    def _link_ns(self, here: npt.NDArray[np.bool_], host: Floats, own: list[Place]) -> Floats:
-        """Of rows that are read over the link."""
+    def _read(self, host: Floats) -> Floats:
+        """Rows that are read over the link, where so many of the ids, of the coldest rows, are on the host."""
+        found = np.zeros(len(self.slots))
+        for k in np.flatnonzero(host > 0):
+            share, missed = (
+                np.append(0.0, np.cumsum(one[::-1])) for one in (self.slots[k].steps.share, self._missed[k])
+            )
+            found[k] = self._ids[k] * np.interp(host[k], share, missed)
+        return found
+
+    def _link_ns(self, own: list[Place]) -> Floats:
+        """Of a row that is read over the link."""
+        places = {slot.table.name: place for slot, place in zip(self.slots, own, strict=True) if not place.cpu}
         region = sum(
             self.tables[name].rows * self.tables[name].row_bytes * place.host_rows
-            for name, place in {
-                slot.table.name: place for slot, place in zip(self.slots, own, strict=True) if not place.cpu
-            }.items()
+            for name, place in places.items()
             if place.host > 0
         )
-        ns = [self.model.gpu.host_row_ns(slot.table.row_bytes, region) for slot in self.slots]
-        found: Floats = self._ids * host * np.array(ns) * here
-        return found
+        return np.array([self.model.gpu.host_row_ns(slot.table.row_bytes, region) for slot in self.slots])
 
     def _gpu_us(
         self, here: npt.NDArray[np.bool_], host: Floats, link: Floats, split: npt.NDArray[np.bool_]
@@ -215,18 +226,11 @@ class Load:
             waits = gpu.launched_us(len(own)) * 1e3 + gpu.remap_us * 1e3 * bool(mapped.any())
             chance = 1 - (1 - host[own]) ** LANES
             chains = self.chain[own] + chance * np.maximum(self.host_chain[own] - self.chain[own], 0.0)
-            parts = np.stack(
-                [
-                    self.near[own] + self.remap[own] * mapped,
-                    self.far[own],
-                    link[own],
-                ]
-            )
+            parts = np.stack([self.near[own] + self.remap[own] * mapped, self.far[own]])
             ns, each = _together(parts, self.model.power)
-            total += (waits + float(chains.max()) + ns) / 1e3
-            lookups[own] = (
-                each + np.where(np.arange(len(own)) == chains.argmax(), chains, 0.0) + waits / len(own)
-            ) / 1e3
+            each += link[own] + np.where(np.arange(len(own)) == chains.argmax(), chains, 0.0)
+            total += (waits + float(chains.max() + link[own].sum()) + ns) / 1e3
+            lookups[own] = (each + waits / len(own)) / 1e3
         return total, lookups
 
     def _cpu_us(self, cpu: npt.NDArray[np.bool_]) -> tuple[float, Floats]:
@@ -240,12 +244,9 @@ class Load:
         fixed = read.call_us + 2 * gpu.launched_us(1)
         return float(each.sum()) + fixed, each + fixed / cpu.sum()
 
-    def _bound_us(self, here: npt.NDArray[np.bool_], own: list[Place]) -> float:
-        gpu, host = self.model.gpu, np.array([place.host for place in own])
-        return (
-            float(max(self.bytes[here].sum() / gpu.copy_gbs, (self.host_bytes * host)[here].sum() / gpu.to_gpu_gbs))
-            / 1e3
-        )
+    def _bound_us(self, here: npt.NDArray[np.bool_], read: Floats) -> float:
+        gpu, sizes = self.model.gpu, np.array([slot.table.row_bytes for slot in self.slots])
+        return float(max(self.bytes[here].sum() / gpu.copy_gbs, (read * sizes).sum() / gpu.to_gpu_gbs)) / 1e3
 
 
 def _together(parts: Floats, power: float) -> tuple[float, Floats]:

@@ -116,12 +116,11 @@ def _gathers(bench: Bench) -> Iterator[Probe]:
 
 
 def _gather(bench: Bench, dtype: Dtype, width: int, kind: Kind, size: int, at: int) -> Probe:
-    batch, ids = bench.sizes.batches[at], bench.sizes.ids[at]
-
     def run() -> Times:
-        return bench.times(bench.launches(bench.rows(width, size, dtype), kind, batch, ids))
+        rows = bench.rows(width, size, dtype)
+        return bench.times(bench.launches(rows, kind, bench.batch(kind, at), bench.sizes.ids[at]))
 
-    return Probe(("gather", dtype, width, kind, size, batch), run)
+    return Probe(("gather", dtype, width, kind, size, bench.sizes.batches[at]), run)
 
 
 def _writes(bench: Bench) -> Iterator[Probe]:
@@ -151,7 +150,7 @@ def _splits(bench: Bench) -> Iterator[Probe]:
             )
 
         def gathered(rows: Callable[[], GpuRows] = rows) -> Times:
-            return bench.times(bench.launches(rows(), "one", bench.sizes.batches[1], bench.sizes.ids[1]))
+            return bench.times(bench.launches(rows(), "one", bench.sizes.singles, bench.sizes.ids[1]))
 
         yield Probe(("split", int(split)), gathered)
 

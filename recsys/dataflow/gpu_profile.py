@@ -53,7 +53,7 @@ def _platform(bench: Bench, found: dict[Name, Times], seconds: float) -> GpuPlat
     us = {name: max(statistics.median(times), 1e-3) for name, times in found.items()}
     spreads = [(max(times) - min(times)) / statistics.median(times) for times in found.values()]
     sizes, read = bench.sizes, _Readings(bench, us)
-    split = (us["split", 1] - us["split", 0]) * 1e3 / read.ids("one", sizes.batches[1], sizes.ids[1])
+    split = (us["split", 1] - us["split", 0]) * 1e3 / read.ids("one", sizes.singles, sizes.ids[1])
     gbs = {name[0]: int(name[1]) / us[name] / 1e3 for name in us if name[0] in ("copy", "to gpu", "to host")}
     return GpuPlatform(
         **asdict(facts_of(bench.device)),
@@ -110,11 +110,11 @@ class _Readings:
         ns = {}
         for kind, length in KINDS.items():
             at = self.sizes.batches.index(batch) if kind != "one" else 1
-            bags, ids = self.sizes.batches[at], self.sizes.ids[at]
+            bags, ids = self.bench.batch(kind, at), self.sizes.ids[at]
             far = size if size == self.sizes.sets[0] else self.sizes.sets[-1]
             dim = (width - 8) if dtype == "int8" else width / BYTES[dtype]
             waits = self._waits_us(bags, dim, far, length) if kind != "one" else 0.0
-            us = self.us["gather", dtype, width, kind, size, bags]
+            us = self.us["gather", dtype, width, kind, size, self.sizes.batches[at]]
             count = self.bench.look_ups(kind, bags, ids)
             ns[kind] = _short(self._work_ns(us, count, waits) / (count * bags))
         return Gathered(

@@ -52,11 +52,14 @@ class GpuWork:
         """Bytes that so many bags go through."""
         return float(self.steps.passed(np.array([bags]))[0]) + bags * self._passing
 
-    def miss(self, passed: float) -> float:
-        """Share of the ids that the second cache does not hold, where the whole batch goes through so many bytes."""
+    def missed(self, passed: float) -> Floats:
+        """[P] share of the ids that the second cache does not hold, where the batch goes through so many bytes.
+
+        It is told of each step of rows, hottest first: they sum to that of all ids.
+        """
         cache, hits = self.model.cache, self.steps.rate * self.batch
         if cache <= 0:
-            return 1.0
+            return self.steps.share
         first = _first(hits)
         if self.own > cache:
             bags = self._within(cache)
@@ -66,7 +69,8 @@ class GpuWork:
             left = min(max(2 - passed / cache, 0.0), 1.0)
             seen = -np.expm1(-hits * max(1.0, cache / passed))
             found = 1 - first + first * left * seen
-        return float(1 - self.steps.share @ found)
+        missed: Floats = self.steps.share * (1 - np.clip(found, 0.0, 1.0))
+        return missed
 
     def _within(self, size: float) -> float:
         """Bags that go through so many bytes."""

@@ -69,6 +69,7 @@ def test_a_target_dtypes_and_gpus_are_heeded(
     words: list[object] = ["plan", made, *WORDS, "--platform", platform, "--out", tmp_path / "plan.json"]
     told, found = run([*words, "--latency", "1", "--gpus", "2", "--dtypes", "fp16", "--batch", "64"], capsys)
     assert "missed by" in told
+    assert "needs longest" in told
     assert {table["dtype"] for table in found["tables"]} == {"fp16"}
     assert {table["gpu"] for table in found["tables"]} == {0, 1}
     assert [one["batch"] for one in found["schedules"]] == [64]

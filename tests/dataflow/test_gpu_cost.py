@@ -68,7 +68,7 @@ def test_equal_ids_are_found_in_the_cache_and_uniform_ones_are_not() -> None:
 
 
 def test_the_cpu_works_beside_the_gpu() -> None:
-    load = GpuCostModel(workload([1_000_000, 1_000_000], dim=128, ids=100), gpu()).load(512)
+    load = GpuCostModel(workload([10_000_000] * 2, dim=128, ids=100, distribution="uniform"), gpu()).load(512)
     host = {"t0": Place(host=1.0), "t1": Place()}
     both = load.us({**host, "t0": Place(cpu=True)})
     assert both.us == max(both.gpu_us, both.cpu_us) < load.us(host).us
@@ -113,3 +113,20 @@ def test_the_longest_bag_is_found_among_all_look_ups_alike() -> None:
     few = many.model_copy(update={"lookups": many.lookups[:1]})
     chains = [float(GpuCostModel(one, gpu()).load(1).chain.max()) for one in (few, many)]
     assert chains[0] == 0 < chains[1]
+
+
+def test_a_host_row_is_read_once_where_the_cache_keeps_it() -> None:
+    some = Place(host=1.0)
+    us = {
+        kind: GpuCostModel(workload([10_000_000], ids=32, distribution=kind), gpu()).load(2048).us({"t0": some}).us
+        for kind in ("equal", "zipf", "uniform")
+    }
+    assert us["equal"] < 0.1 * us["zipf"] < us["zipf"] < 0.8 * us["uniform"]
+
+
+@settings(max_examples=40)
+@given(workloads(), st.floats(0, 1))
+def test_nothing_is_faster_than_its_bound(drawn: Workload, host: float) -> None:
+    load = GpuCostModel(drawn, gpu()).load(drawn.batch_sizes[0])
+    found = load.us({table.name: Place(host=host, host_rows=host, split=True) for table in drawn.tables})
+    assert found.bound_us <= found.us

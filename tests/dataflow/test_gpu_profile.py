@@ -16,6 +16,7 @@ TINY = Sizes(
     stored={"fp16": (32,), "int8": (72,)},
     batches=(2, 4, 8),
     ids=(16, 16, 16),
+    singles=4,
     regions=(1 << 15, 1 << 16),
     host_ids=64,
     outputs=(1 << 12,),
