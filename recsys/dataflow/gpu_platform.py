@@ -44,7 +44,10 @@ class Gathered(Config):
 
 
 class Alone(Config):
-    """A launch in which one bag alone holds ids, among so many: what it waits for, since nothing is busy."""
+    """A launch in which one bag alone holds ids, among so many: what it waits for, since nothing is busy.
+
+    A short bag can wait longer than a long one, of which many ids are read at a time.
+    """
 
     dim: int = Field(ge=1)
     bags: int = Field(ge=1)

@@ -147,9 +147,7 @@ class _Readings:
 
 
 def _points(counts: Sequence[int], us: Sequence[float]) -> tuple[tuple[int, float], ...]:
-    """More never waits less."""
-    highest = np.maximum.accumulate(us)
-    return tuple((n, _short(float(one))) for n, one in zip(counts, highest, strict=True))
+    return tuple((n, _short(one)) for n, one in zip(counts, us, strict=True))
 
 
 def _cpu(us: dict[Name, float], sizes: Sizes) -> CpuReading | None:
