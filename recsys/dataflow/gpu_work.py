@@ -84,17 +84,17 @@ class GpuWork:
         """Nanoseconds of the processors when the caches hold everything."""
         gpu, table = self.model.gpu, self.table
         held = min(max(self.rows, gpu.sets[0]), max(self.model.cache / 2, gpu.sets[0]))
-        ns = {kind: self._ns(kind, held) for kind in KINDS}
+        ns = {kind: self._ns(kind, gpu.sets[0], held) for kind in KINDS}
         written = 4 if table.dtype == "fp32" else 2  # bytes of a column that the readings write
         more = table.dim * (self.model.out_bytes - written) * self._column_ns
         return self.batch * (self._mean(ns) + max(more, -0.5 * ns["one"]))
 
-    def _ns(self, kind: Kind, size: float) -> float:
-        """Of a bag; between small and large working sets, float32 rows of as many bytes tell how it changes."""
+    def _ns(self, kind: Kind, measured: float, size: float) -> float:
+        """Of a bag out of so many bytes, from what was measured; float32 rows of as many bytes tell how it changes."""
         gpu, table = self.model.gpu, self.table
-        own = gpu.bag_ns(kind, table.row_bytes, gpu.sets[0], self.batch, table.dtype)
-        least, some = (gpu.bag_ns(kind, table.row_bytes, at, gpu.most_sets) for at in (gpu.sets[0], size))
-        return own * some / least
+        own = gpu.bag_ns(kind, table.row_bytes, measured, self.batch, table.dtype)
+        there, here = (gpu.bag_ns(kind, table.row_bytes, at, gpu.most_sets) for at in (measured, size))
+        return own * here / there
 
     @cached_property
     def _column_ns(self) -> float:
@@ -113,7 +113,7 @@ class GpuWork:
         size = max(device, 20.0 * max(gpu.l2, gpu.sets[0]))  # of less, the cache holds a part
         ns = {}
         for kind, ids in KINDS.items():
-            near, far = (gpu.bag_ns(kind, table.row_bytes, at, self.batch, table.dtype) for at in (gpu.sets[0], size))
+            near, far = self._ns(kind, gpu.sets[0], gpu.sets[0]), self._ns(kind, gpu.sets[-1], size)
             ns[kind] = max(0.0, self.model.apart(far, ids * self.row_bytes / gpu.copy_gbs) - near)
         return self.batch * self._mean(ns)
 
