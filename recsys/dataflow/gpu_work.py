@@ -109,7 +109,7 @@ class GpuWork:
 
         What the bytes take by the memory's bandwidth is not in it.
         """
-        gpu, table = self.model.gpu, self.table
+        gpu = self.model.gpu
         size = max(device, 20.0 * max(gpu.l2, gpu.sets[0]))  # of less, the cache holds a part
         ns = {}
         for kind, ids in KINDS.items():
