@@ -30,6 +30,7 @@ def draw(found: Mapping[str, Any], path: Path) -> None:
     axes.plot(memory, [row["predicted_us"] for row in rows], "x--", color="#009e73", label="predicted")
     axes.plot(memory, [row["random"]["p50_us"] for row in rows], "s-", color="#e69f00", label="random rows, p50")
     axes.plot(memory, [row["bound_us"] for row in rows], "-", color="black", label="bound of the best rows")
+    axes.plot(memory, [row["read_bound_us"] for row in rows], ":", color="black", label="bound as the link reads rows")
     axes.axhline(found["host"]["p50_us"], color="#cc79a7", linestyle="-.", label="all rows on the host, p50")
     if found["cpu"] is not None:
         name = f"the CPU alone, {found['cpu']['cores']} cores, p50"

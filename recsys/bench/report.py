@@ -45,6 +45,8 @@ _TITLES: dict[Bench, str] = {
     "lookup": "Look-ups of whole workloads",
     "lookup-gpu": "Look-ups of whole workloads on a GPU",
     "dataflow": "Plans of look-ups, predicted beside measured",
+    "gpu-dataflow": "Look-ups on a GPU, predicted beside measured",
+    "gpu-larger": "A model larger than a GPU's memory",
     "strategies": "Strategies of looking up, on one core",
     "session": "Sessions beside torchrec, torch.compile and FuxiCTR",
     "session-gpu": "Sessions on a GPU beside torch, torch.compile and FBGEMM in a graph",
@@ -72,13 +74,17 @@ class Section:
         bench: Which.
         file: Made where it is not there; text outside of the section's markers stays as it is.
 
+    Attributes:
+        picture: Where a picture of it goes, which `write` shows if it is there.
+
     Raises:
         DataError: When one marker lacks the other, the file is no text, or the disk refuses.
     """
 
     def __init__(self, bench: Bench, file: Path) -> None:
-        self.file = file
-        self.name = f"bench: {bench} {_name(bench, {**read_machine(), 'gpu': gpu_name()})}"
+        machine = _name(bench, {**read_machine(), "gpu": gpu_name()})
+        self.file, self.name = file, f"bench: {bench} {machine}"
+        self.picture = file.parent / "results" / f"{bench}-{machine}.png"
         self._made = made_with()
         make_folder(file.parent)
         check_section(file, self.name)
@@ -95,6 +101,8 @@ class Section:
         title = f"## {_TITLES[found['bench']]}: {where}"
         facts = {**_machine_facts(machine), "written": f"{_today()}, by {self._made}", **about}
         listed = [f"- {name}: {fact}" for name, fact in facts.items()]
+        if self.picture.is_file():
+            body = [*body, f"![{_TITLES[found['bench']]}]({self.picture.relative_to(self.file.parent)})", ""]
         write_section(self.file, self.name, "\n".join([title, "", "```bash", command, "```", "", *listed, "", *body]))
 
 

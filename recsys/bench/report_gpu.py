@@ -6,12 +6,13 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import groupby
 from typing import Any, Literal
 
+from recsys.bench.report_gpu_dataflow import larger_gpu, predicted_gpu
 from recsys.bench.report_gpu_sessions import session_gpu
 from recsys.markdown import Cells
 
 __all__ = ["GPU_REPORTS", "GpuBench"]
 
-GpuBench = Literal["lookup-gpu", "session-gpu"]
+GpuBench = Literal["lookup-gpu", "session-gpu", "gpu-dataflow", "gpu-larger"]
 Row = Mapping[str, Any]
 Report = tuple[dict[str, str], list[Cells]]
 
@@ -76,5 +77,10 @@ def _spread(distributions: Sequence[Row]) -> list[Cells]:
     return [Cells("how much it matters how ids fall: ours, checked", _SPREAD, tuple(rows), left=4)] if rows else []
 
 
-GPU_REPORTS: dict[GpuBench, Callable[[Row], Report]] = {"lookup-gpu": _lookup, "session-gpu": session_gpu}
+GPU_REPORTS: dict[GpuBench, Callable[[Row], Report]] = {
+    "lookup-gpu": _lookup,
+    "session-gpu": session_gpu,
+    "gpu-dataflow": predicted_gpu,
+    "gpu-larger": larger_gpu,
+}
 """Of each benchmark: how to read what it found, and its tables."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 from rich.table import Table
@@ -15,6 +15,9 @@ from recsys.cli.bench_gpu import larger_gpu, predicted_gpu
 from recsys.cli.show import cells_table, console
 from recsys.dataflow.workload import Dtype
 from recsys.errors import ConfigError
+
+if TYPE_CHECKING:
+    from recsys.bench.dataflow import Distribution
 
 __all__ = ["dataflow"]
 
@@ -56,14 +59,18 @@ def dataflow(
         picture: Of `larger`: a picture to draw.
     """
     if device == "cuda":
-        if results is not None or cores is not None:
-            raise ConfigError("--results and --cores are of the CPU's benchmark: leave them out with --device cuda")
-        named = () if workload == DEFAULT else workload
-        return (
-            larger_gpu(named, batch, cap, platform, dtype, picture)
-            if larger
-            else predicted_gpu(named, batch, ids, cap, platform, dtype)
-        )
+        if cores is not None:
+            raise ConfigError("--cores is of the CPU's benchmark: leave it out with --device cuda")
+        words: dict[str, object] = {
+            "workload": workload,
+            "device": device,
+            "dtype": dtype,
+            "batch": batch,
+            "ids": ids,
+            "cap": cap,
+        }
+        words |= {"platform": platform, "larger": larger, "picture": picture, "results": results}
+        return _on_gpu(workload, batch, ids, cap, platform, dtype, larger, picture, results, words)
     if larger or picture is not None or dtype != "fp32":
         raise ConfigError("--larger, --picture and --dtype are of a GPU: add --device cuda")
     from recsys.bench.dataflow import measure
@@ -86,6 +93,35 @@ def dataflow(
         given = {"workload": workload, "batch": batch, "ids": ids, "cores": cores, "cap": cap, "platform": platform}
         words = given | {"results": results}
         section.write(found, command_line(dataflow, "recsys bench dataflow", words, positional="workload"))
+    return found
+
+
+def _on_gpu(
+    workload: tuple[str, ...],
+    batch: tuple[int, ...],
+    ids: tuple[Distribution, ...],
+    cap: int | None,
+    platform: str | None,
+    dtype: Dtype,
+    larger: bool,
+    picture: Path | None,
+    results: Path | None,
+    words: Mapping[str, object],
+) -> Result:
+    from recsys.bench.report import Section
+
+    if picture is not None and not larger:
+        raise ConfigError("--picture is of --larger: add it, or leave both out")
+    section = None if results is None else Section("gpu-larger" if larger else "gpu-dataflow", results)
+    named = () if workload == DEFAULT else workload
+    if larger:
+        pictures = [one for one in (picture, None if section is None else section.picture) if one is not None]
+        found = larger_gpu(named, batch, cap, platform, dtype, pictures)
+    else:
+        found = predicted_gpu(named, batch, ids, cap, platform, dtype)
+    if section is not None:
+        line = command_line(dataflow, "recsys bench dataflow", words, positional="workload")
+        section.write(found, line.replace("--larger True", "--larger"))
     return found
 
 

@@ -71,6 +71,8 @@ def plan_gpu(
     gpu_report.draw(made, list(zip(shares, us, strict=True)), drawn)
     screen = console()
     screen.print(gpu_report.overview(made), gpu_report.table(made), sep="\n")
+    if (told := gpu_report.longest(made)) is not None:
+        screen.print(told, markup=False, soft_wrap=True)
     screen.print(f"ids: {made.ids}", markup=False, soft_wrap=True)
     screen.print(f"saved {out} and {drawn}", markup=False, soft_wrap=True)
     return {**summary(made), "memories": [int(share * size) for share in shares], "latencies_us": us} | {

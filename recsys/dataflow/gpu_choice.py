@@ -41,7 +41,7 @@ def _place(heat: Heat, hot: int | None) -> Place:
     if hot is None:
         return Place(cpu=True)
     rows = int(heat.rows.sum())
-    return Place(host=1 - heat.share(hot), split=0 < hot < rows)
+    return Place(host=1 - heat.share(hot), host_rows=1 - hot / max(rows, 1), split=0 < hot < rows)
 
 
 def written_out(
@@ -111,15 +111,26 @@ def _schedule(
         predicted_us=round(us, 3),
         gpus=tuple(round(one.gpu_us, 3) for one in told),
         cpu_us=round(max(one.cpu_us for one in told), 3),
-        bound_us=round(min(us, _bound_us(model, heat, found, memory * gpus, load) / gpus), 3),
+        bound_us=round(min(us, _bound_us(model, heat, found, memory, gpus, load)), 3),
     )
 
 
-def _bound_us(model: GpuCostModel, heat: Mapping[str, Heat], found: Choice, memory: int, load: Load) -> float:
-    """µs of the best hot rows in all memory, with no remap and nothing but bytes in the way; the CPU's for nothing."""
+def _bound_us(
+    model: GpuCostModel, heat: Mapping[str, Heat], found: Choice, memory: int, gpus: int, load: Load
+) -> float:
+    """µs of the best hot rows in all memory, with no remap and nothing but bytes in the way; the CPU's for nothing.
+
+    Of several GPUs each has a part of the bytes, but a table is one GPU's: the one of most bytes takes no less.
+    """
     names = {name: heat[name] for name, n in found.hot.items() if n is not None}
     cpu: dict[str, int | None] = {name: None for name, n in found.hot.items() if n is None}
     if not names:
         return 0.0
-    hot = Knapsack(names, row_bytes(model.workload, found.dtypes), remapped=False).hot(memory)
-    return load.us(places_of(heat, {**cpu, **hot})).bound_us
+    size = row_bytes(model.workload, found.dtypes)
+
+    def least(own: Mapping[str, Heat], room: int) -> float:
+        hot = Knapsack(own, size, remapped=False).hot(room)
+        return load.us(places_of(heat, {**cpu, **hot}), dict.fromkeys(own, True)).bound_us
+
+    alone = [least({name: one}, memory) for name, one in names.items()] if gpus > 1 else []
+    return max(least(names, memory * gpus) / gpus, *alone, 0.0)

@@ -2,26 +2,33 @@
 
 A launch takes
 
-    t = a + (c^p + s^p + m^p + l^p)^(1/p),
+    t = a + c + (s^p + m^p)^(1/p) + l,
 
-a: what a launch of one id takes; c: what the longest bag waits longer, its ids being read some at a time; s: what the
-processors need when the caches hold everything; m: what the GPU's memory needs; l: what the link to host memory needs.
-These overlap, the better the larger p.
+a: what a launch of one id of each look-up takes; c: what the longest bag waits longer, its ids being read some at a
+time; s: what the processors need when the caches hold everything; m: what the GPU's memory needs for rows, and for ids
+and output where the caches do not hold these; l: what the link to host memory needs. s and m overlap, the better the
+larger p. c overlaps with nothing: before a memory is busy, and after, it is waited for. Nor does l: what waits for the
+link keeps its place on a processor from what would not have to.
 
-*Readings.* s and m of a row are told apart by readings from a small and from a large working set: m^p = far^p - near^p.
-p, and how many bytes the second cache really holds, are those by which the working sets between are told best.
+*Readings.* They are those of the nearest batch, for a kernel has other block shapes for small batches than for large
+ones. m of a row is told from readings of a small and of a large working set: m^p = far^p - near^p. p is that by which
+an output that memory takes, beside s, is told as it was measured; how many bytes the second cache holds of rows, that
+by which the working sets between are told best.
 
 *Which ids the second cache holds.* A launch does look-up after look-up. Of a look-up that passes no more bytes than the
 cache holds, all but the first hit of a row find it there. Of one that passes more, those within m bags of the last hit
 do, m bags passing as many bytes as it holds. First hits find what the batch before left there: all, where a batch
 passes no more than the cache holds; none, where it passes twice as much.
 
-Rows in host memory count as rows of the GPU as well, and tables that lie there as if they had a remap: what they cost
-its processors is much the same, and beside the link it is little. So more rows on the GPU never take longer.
+*Rows in host memory* are the coldest ones. Each is read over the link once where the second cache holds it until it is
+read again, and takes longer the more memory they lie in: that of all tables that have any there. They count as
+rows of the GPU as well, and tables that lie there as if they had a remap: what they cost its processors is much the
+same, and beside the link it is little. So more rows on the GPU never take longer.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -29,7 +36,7 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-from recsys.dataflow.gpu_platform import GpuPlatform
+from recsys.dataflow.gpu_platform import KINDS, GpuPlatform, Kind
 from recsys.dataflow.gpu_work import ID_BYTES, GpuWork
 from recsys.dataflow.workload import Dtype, Workload, WorkloadTable
 
@@ -39,8 +46,12 @@ Floats = npt.NDArray[np.float64]
 
 LANES = 8
 """Ids of a long bag that are read at a time."""
-EXPONENTS = (1.0, 1.25, 1.5, 2.0, 3.0, 4.0, 6.0)
-"""Of these p is chosen."""
+POWERS = (1.0, 8.0)
+"""Between these p is sought."""
+PIECE = 128
+"""Bytes of the rows that the readings of an output are filled with."""
+CURVES: tuple[Kind, ...] = ("one", "bag32")
+"""Kinds of bags whose readings tell how much the second cache holds."""
 CACHES = tuple(k / 20 for k in range(4, 25))
 """Of these the share of the second cache that holds rows."""
 
@@ -51,11 +62,13 @@ class Place:
 
     Attributes:
         host: Share of its ids that are read over the link.
+        host_rows: Share of its rows from which these are read.
         split: It has a remap.
         cpu: Its look-ups are the CPU's.
     """
 
     host: float = 0.0
+    host_rows: float = 1.0
     split: bool = False
     cpu: bool = False
 
@@ -91,7 +104,8 @@ class GpuCostModel:
     def __init__(self, workload: Workload, gpu: GpuPlatform, out_bytes: int = 4) -> None:
         self.workload, self.gpu, self.out_bytes = workload, gpu, out_bytes
         self.single = all(one.ids.bags == ((1, 1.0),) for one in workload.lookups)
-        self.cache, self.power = _fit(gpu)
+        self.power = _power(gpu)
+        self.cache = _cache(gpu, self.power)
         self._loads: dict[tuple[int, tuple[Dtype, ...]], Load] = {}
 
     @property
@@ -127,26 +141,28 @@ class Load:
         self.model, self.batch, self.tables = model, batch, tables
         slots = [GpuWork(model, lookup, tables[lookup.table], batch) for lookup in model.workload.lookups]
         self.slots = slots
-        passed = sum(slot.own for slot in slots)
-        written = batch * sum(slot.table.dim for slot in slots) * model.out_bytes
-        per_kib = model.apart(model.gpu.filled_ns(passed), 4 * model.gpu.bag_ns("one", 256, model.gpu.sets[0]))
+        gpu, passed = model.gpu, sum(slot.own for slot in slots)
+        missed = [slot.missed(passed) for slot in slots]
         device = sum(table.rows * table.row_bytes for table in tables.values())
-        misses = [slot.miss(passed) for slot in slots]
-        out = written / 1024 * per_kib / max(1, batch * sum(slot.table.dim for slot in slots))  # of a column
+        alike = Counter(lookup.ids.bags for lookup in model.workload.lookups)
+        longest = [
+            slot.longest(alike[lookup.ids.bags]) for slot, lookup in zip(slots, model.workload.lookups, strict=True)
+        ]
+        outputs = np.array([batch * slot.table.dim * model.out_bytes for slot in slots])
+        ids = np.array([slot.ids for slot in slots])
+        self.miss = np.array([one.sum() for one in missed])
+        self._missed = missed
         self.near = np.array([slot.near() for slot in slots])
-        self.far = np.array(
-            [slot.far(device) * miss + batch * slot.table.dim * out for slot, miss in zip(slots, misses, strict=True)]
-        )
-        self.link = np.array([slot.ids * model.gpu.host_row_ns(slot.table.row_bytes) for slot in slots])
-        self.remap = np.array([slot.ids * model.gpu.remap_ns for slot in slots])
-        self.chain = np.array([slot.chain_ns(False) for slot in slots])
-        self.host_chain = np.array([slot.chain_ns(True) for slot in slots])
-        self.bytes = np.array(
-            [slot.ids * (slot.table.row_bytes * miss + ID_BYTES) for slot, miss in zip(slots, misses, strict=True)]
-        )
-        self.bytes += np.array([batch * slot.table.dim * model.out_bytes for slot in slots]) * (per_kib > 0)
-        self.host_bytes = np.array([slot.ids * slot.table.row_bytes for slot in slots])
-        self.miss = np.array(misses)
+        self.near += np.array([slot.far(device) for slot in slots]) * self.miss
+        passing = (outputs + ids * ID_BYTES) * gpu.written(passed)
+        self.bytes = ids * np.array([slot.row_bytes for slot in slots]) * self.miss + passing
+        self.far = self.bytes / gpu.copy_gbs
+        self.remap = ids * gpu.remap_ns
+        waiting = 1 - (1 - self.miss) ** LANES
+        self.chain = np.array([slot.chain_ns(n, w) for slot, n, w in zip(slots, longest, waiting, strict=True)])
+        self.host_chain = np.array([slot.host_chain_ns(n) for slot, n in zip(slots, longest, strict=True)])
+        self.row_bytes = ids * np.array([slot.table.row_bytes for slot in slots])
+        self._ids = ids
 
     @cached_property
     def groups(self) -> list[npt.NDArray[np.int64]]:
@@ -167,35 +183,53 @@ class Load:
         own = [given.get(slot.table.name, Place()) for slot in self.slots]
         here = np.array([only is None or only.get(slot.table.name, False) for slot in self.slots], dtype=bool)
         cpu = np.array([place.cpu for place in own], dtype=bool) & here
-        gpu_us, lookups = self._gpu_us(
-            here & ~cpu, np.array([place.host for place in own]), np.array([place.split for place in own], dtype=bool)
-        )
+        host = np.array([place.host for place in own])
+        read = self._read(host) * (here & ~cpu)
+        link = read * self._link_ns(own)
+        split = np.array([place.split for place in own], dtype=bool)
+        gpu_us, lookups = self._gpu_us(here & ~cpu, host, link, split)
         cpu_us = 0.0
         if cpu.any():
             cpu_us, parts = self._cpu_us(cpu)
             lookups[cpu] = parts[cpu]
-        return Predicted(max(gpu_us, cpu_us), gpu_us, cpu_us, lookups, self._bound_us(here & ~cpu, own))
+        return Predicted(max(gpu_us, cpu_us), gpu_us, cpu_us, lookups, self._bound_us(here & ~cpu, read))
 
-    def _gpu_us(self, here: npt.NDArray[np.bool_], host: Floats, split: npt.NDArray[np.bool_]) -> tuple[float, Floats]:
+    def _read(self, host: Floats) -> Floats:
+        """Rows that are read over the link, where so many of the ids, of the coldest rows, are on the host."""
+        found = np.zeros(len(self.slots))
+        for k in np.flatnonzero(host > 0):
+            share, missed = (
+                np.append(0.0, np.cumsum(one[::-1])) for one in (self.slots[k].steps.share, self._missed[k])
+            )
+            found[k] = self._ids[k] * np.interp(host[k], share, missed)
+        return found
+
+    def _link_ns(self, own: list[Place]) -> Floats:
+        """Of a row that is read over the link."""
+        places = {slot.table.name: place for slot, place in zip(self.slots, own, strict=True) if not place.cpu}
+        region = sum(
+            self.tables[name].rows * self.tables[name].row_bytes * place.host_rows
+            for name, place in places.items()
+            if place.host > 0
+        )
+        return np.array([self.model.gpu.host_row_ns(slot.table.row_bytes, region) for slot in self.slots])
+
+    def _gpu_us(
+        self, here: npt.NDArray[np.bool_], host: Floats, link: Floats, split: npt.NDArray[np.bool_]
+    ) -> tuple[float, Floats]:
         gpu, total, lookups = self.model.gpu, 0.0, np.zeros(len(self.slots))
         for group in self.groups:
             own = group[here[group]]
             if not len(own):
                 continue
             mapped = split[own] | (host[own] > 0)
-            waits = gpu.alone_us(1) * 1e3 + gpu.remap_us * 1e3 * bool(mapped.any())
+            waits = gpu.launched_us(len(own)) * 1e3 + gpu.remap_us * 1e3 * bool(mapped.any())
             chance = 1 - (1 - host[own]) ** LANES
             chains = self.chain[own] + chance * np.maximum(self.host_chain[own] - self.chain[own], 0.0)
-            parts = np.stack(
-                [
-                    self.near[own] + self.remap[own] * mapped,
-                    self.far[own],
-                    self.link[own] * host[own],
-                    np.where(np.arange(len(own)) == chains.argmax(), chains, 0.0),
-                ]
-            )
+            parts = np.stack([self.near[own] + self.remap[own] * mapped, self.far[own]])
             ns, each = _together(parts, self.model.power)
-            total += (waits + ns) / 1e3
+            each += link[own] + np.where(np.arange(len(own)) == chains.argmax(), chains, 0.0)
+            total += (waits + float(chains.max() + link[own].sum()) + ns) / 1e3
             lookups[own] = (each + waits / len(own)) / 1e3
         return total, lookups
 
@@ -207,15 +241,12 @@ class Load:
         ns = np.array([read.ns(slot.table.row_bytes) for slot in self.slots])
         columns = np.array([slot.table.dim for slot in self.slots])
         each = (ids * ns + self.batch * columns * 4 / gpu.to_gpu_gbs) / 1e3 * cpu
-        fixed = read.call_us + 2 * gpu.alone_us(1)
+        fixed = read.call_us + 2 * gpu.launched_us(1)
         return float(each.sum()) + fixed, each + fixed / cpu.sum()
 
-    def _bound_us(self, here: npt.NDArray[np.bool_], own: list[Place]) -> float:
-        gpu, host = self.model.gpu, np.array([place.host for place in own])
-        return (
-            float(max(self.bytes[here].sum() / gpu.copy_gbs, (self.host_bytes * host)[here].sum() / gpu.to_gpu_gbs))
-            / 1e3
-        )
+    def _bound_us(self, here: npt.NDArray[np.bool_], read: Floats) -> float:
+        gpu, sizes = self.model.gpu, np.array([slot.table.row_bytes for slot in self.slots])
+        return float(max(self.bytes[here].sum() / gpu.copy_gbs, (read * sizes).sum() / gpu.to_gpu_gbs)) / 1e3
 
 
 def _together(parts: Floats, power: float) -> tuple[float, Floats]:
@@ -233,23 +264,35 @@ def _together(parts: Floats, power: float) -> tuple[float, Floats]:
     return whole, each
 
 
-def _fit(gpu: GpuPlatform) -> tuple[float, float]:
-    """Bytes that the second cache holds, and p: those by which the readings are told best."""
-    if not gpu.l2 or len(gpu.sets) < 3:
-        return float(gpu.l2), 2.0
-    widths = sorted({one.row_bytes for one in gpu.gather})
-    sets = np.array(gpu.sets, dtype=np.float64)
-    curves = [np.array([gpu.bag_ns(kind, w, size) for size in sets]) for w in widths for kind in ("one", "bag32")]
+def _power(gpu: GpuPlatform) -> float:
+    """The p by which the largest output is told: from what the processors need of a KiB, and what the memory needs."""
+    near = 1024 / PIECE * gpu.bag_ns("one", PIECE, gpu.sets[0], gpu.batches[-1])
+    far, told = 1024 * (1 + ID_BYTES / PIECE) / gpu.copy_gbs, gpu.write_ns[-1][1]
+    low, high = POWERS
+    for _ in range(40):
+        middle = (low + high) / 2
+        low, high = (middle, high) if (near**middle + far**middle) ** (1 / middle) > told else (low, middle)
+    return round(high, 2)
 
-    def off(cache: float, power: float) -> float:
-        missed = 1 - np.minimum(1.0, cache / sets)
-        total = 0.0
-        for ns in curves:
-            near = ns[0]
-            far = max(ns[-1] ** power - near**power, 0.0) ** (1 / power)
-            told = (near**power + (missed * far) ** power) ** (1 / power)
+
+def _cache(gpu: GpuPlatform, power: float) -> float:
+    """Bytes that the second cache holds of rows."""
+    own = [one for one in gpu.gather if (one.dtype, one.bags) == ("fp32", gpu.most_sets)]
+    sets = np.array(sorted({one.working_set for one in own}), dtype=np.float64)
+    if not gpu.l2 or len(sets) < 3:
+        return float(gpu.l2)
+    curves: list[tuple[Floats, float]] = []
+    for width in sorted({one.row_bytes for one in own}):
+        for kind in CURVES:
+            ns = np.array([gpu.bag_ns(kind, width, size, gpu.most_sets) for size in sets])
+            curves.append((ns, KINDS[kind] * width / gpu.copy_gbs))
+
+    def off(cache: float) -> float:
+        missed, total = 1 - np.minimum(1.0, cache / sets), 0.0
+        for ns, memory in curves:
+            far = max(ns[0], max(ns[-1] ** power - memory**power, 0.0) ** (1 / power))
+            told = ((ns[0] + missed * (far - ns[0])) ** power + (missed * memory) ** power) ** (1 / power)
             total += float(np.abs(np.log(told / ns)).sum())
         return total
 
-    _, cache, power = min((off(share * gpu.l2, p), share * gpu.l2, p) for share in CACHES for p in EXPONENTS)
-    return cache, power
+    return min((off(share * gpu.l2), share * gpu.l2) for share in CACHES)[1]

@@ -17,7 +17,7 @@ from recsys.dataflow.workload import Dtype
 from recsys.errors import ConfigError
 from recsys.shelves import shelf
 
-__all__ = ["KINDS", "CpuReading", "Gathered", "GpuPlatform", "Kind", "default_path", "find"]
+__all__ = ["KINDS", "Alone", "CpuReading", "Gathered", "GpuPlatform", "Kind", "Linked", "default_path", "find"]
 
 Kind = Literal["one", "bag1", "bag4", "bag32"]
 KINDS: dict[Kind, int] = {"one": 1, "bag1": 1, "bag4": 4, "bag32": 32}
@@ -25,9 +25,15 @@ KINDS: dict[Kind, int] = {"one": 1, "bag1": 1, "bag4": 4, "bag32": 32}
 
 
 class Gathered(Config):
-    """Rows of one size read at random by a launch that fills the GPU, into an output that its caches hold."""
+    """Rows of one kind read at random by a launch that fills the GPU, into an output that its caches hold.
 
+    The output of float32 rows is float32, of others float16.
+    """
+
+    dtype: Dtype = "fp32"
     row_bytes: int = Field(ge=1)
+    bags: int = Field(ge=1)
+    """Of a look-up: a kernel has other block shapes for small batches than for large ones."""
     working_set: int = Field(ge=1)
     """Bytes that the ids fall on, all of them alike."""
     one_ns: float = Field(gt=0)
@@ -35,6 +41,32 @@ class Gathered(Config):
     bag1_ns: float = Field(gt=0)
     bag4_ns: float = Field(gt=0)
     bag32_ns: float = Field(gt=0)
+
+
+class Alone(Config):
+    """A launch in which one bag alone holds ids, among so many: what it waits for, since nothing is busy.
+
+    A short bag can wait longer than a long one, of which many ids are read at a time.
+    """
+
+    dim: int = Field(ge=1)
+    bags: int = Field(ge=1)
+    near_us: Points = Field(min_length=1)
+    """(ids, µs) on rows that the caches hold."""
+    far_us: Points = Field(min_length=1)
+    """The same on rows that no cache holds."""
+
+
+class Linked(Config):
+    """Rows in pinned host memory, read by the kernel.
+
+    The more memory they are spread over, the fewer a second: the GPU remembers only so many pages' addresses.
+    """
+
+    row_bytes: int = Field(ge=1)
+    region: int = Field(ge=1)
+    """Bytes of host memory that the ids fall on, all of them alike."""
+    ns: float = Field(gt=0)
 
 
 class CpuReading(Config):
@@ -54,7 +86,7 @@ class CpuReading(Config):
 class GpuPlatform(Config):
     """A measured GPU: times are of all of it, of the kernel of `recsys.dataflow.kernels.gpu` in captured graphs."""
 
-    version: Literal[1] = 1
+    version: Literal[2] = 2
     gpu: str
     """Its name."""
     memory: int = Field(ge=1)
@@ -77,10 +109,10 @@ class GpuPlatform(Config):
     """A graph that does next to nothing, replayed again and again."""
     kernel_us: float = Field(gt=0)
     """What a further kernel that does next to nothing adds to a graph."""
-    latency_us: Points
-    """(ids, µs of a launch of one bag of so many ids on rows that no cache holds)."""
+    slots_us: Points
+    """(look-ups, µs of a launch of one single id of each), on rows that no cache holds."""
     host_latency_us: Points
-    """The same on rows in pinned host memory."""
+    """(ids, µs of a launch of one bag of so many ids), on rows in pinned host memory."""
     copy_gbs: float = Field(gt=0)
     """Bytes a nanosecond that a copy reads and writes."""
     to_gpu_gbs: float = Field(gt=0)
@@ -88,30 +120,28 @@ class GpuPlatform(Config):
     to_host_gbs: float = Field(gt=0)
     shared_gbs: float | None = Field(default=None, gt=0)
     """Bytes a nanosecond gathered from shared memory by all processors."""
-    host_ns: Points
-    """(row bytes, ns of a row read from pinned host memory by the kernel)."""
     remap_ns: float = Field(ge=0)
     """What an id costs more where its table lies on GPU and host, so that its place is looked up first."""
     remap_us: float = Field(ge=0)
     """The same of a single one: what it waits longer."""
-    dtype_cost: dict[Dtype, float]
-    """Time of a row that the caches hold ÷ that of a float32 row of as many columns."""
     write_ns: Points
-    """(bytes of an output, ns of a KiB of it), filled by single ids of a table that a cache holds."""
+    """(bytes of an output, ns of a KiB of it), filled by single ids of tables that a cache holds, 128 bytes each."""
+    alone: tuple[Alone, ...] = Field(min_length=1)
+    host: tuple[Linked, ...]
     gather: tuple[Gathered, ...]
     cpu: CpuReading | None = None
 
     @model_validator(mode="after")
     def _complete(self) -> Self:
-        points = [(one.row_bytes, one.working_set) for one in self.gather]
-        sizes, sets = {a for a, _ in points}, {b for _, b in points}
-        if not points or not len(points) == len(set(points)) == len(sizes) * len(sets):
-            raise ValueError("`gather` must hold each row size with each working set once, and at least one")
-        for name in ("latency_us", "host_latency_us", "host_ns", "write_ns"):
+        for kind in {(one.dtype, one.bags) for one in self.gather} or {("fp32", 0)}:
+            own = [one for one in self.gather if (one.dtype, one.bags) == kind]
+            _refuse_gaps("gather", [(one.row_bytes, one.working_set) for one in own])
+        if all(one.dtype != "fp32" for one in self.gather):
+            raise ValueError("`gather` must hold readings of fp32 rows")
+        _refuse_gaps("host", [(one.row_bytes, one.region) for one in self.host])
+        for name in ("slots_us", "host_latency_us", "write_ns"):
             if not getattr(self, name):
                 raise ValueError(f"`{name}` must not be empty")
-        if "fp32" not in self.dtype_cost or min(self.dtype_cost.values()) <= 0:
-            raise ValueError("`dtype_cost` must hold times above 0, that of fp32 among them")
         return self
 
     @property
@@ -125,43 +155,77 @@ class GpuPlatform(Config):
         """Working sets of the readings, ascending."""
         return sorted({one.working_set for one in self.gather})
 
-    def bag_ns(self, kind: Kind, row_bytes: float, working_set: float) -> float:
+    @cached_property
+    def batches(self) -> list[int]:
+        """Bags of a look-up of the readings, ascending."""
+        return sorted({one.bags for one in self.gather})
+
+    @cached_property
+    def most_sets(self) -> int:
+        """Bags of a look-up of those readings of float32 rows that have most working sets."""
+        kept = {(one.bags, one.working_set) for one in self.gather if one.dtype == "fp32"}
+        return max(self.batches, key=lambda bags: sum(one == bags for one, _ in kept))
+
+    def bag_ns(self, kind: Kind, row_bytes: float, working_set: float, batch: int, dtype: Dtype = "fp32") -> float:
         """Nanoseconds of a bag: between row sizes straight, between sets by their logarithms, outside as at the edge.
 
-        Rows larger than the largest cost in proportion.
+        Rows larger than the largest cost in proportion. Of batches, the reading is that of the nearest by ratio. A
+        dtype that was not measured counts as float32.
         """
-        widths, table = self._tables[kind]
-        at = [float(np.interp(np.log(max(working_set, 1.0)), np.log(self.sets), row)) for row in table]
+        stored = dtype if any(key[0] == dtype for key in self._tables) else "fp32"
+        bags = _nearest(sorted({key[1] for key in self._tables if key[0] == stored}), batch)
+        sets, widths, table = self._tables[stored, bags, kind]
+        at = [float(np.interp(np.log(max(working_set, 1.0)), np.log(sets), row)) for row in table]
         return _line(tuple(zip(widths, at, strict=True)), row_bytes)
 
     @cached_property
-    def _tables(self) -> dict[Kind, tuple[list[int], list[list[float]]]]:
-        widths = sorted({one.row_bytes for one in self.gather})
-        found = {(one.row_bytes, one.working_set): one for one in self.gather}
-        return {
-            kind: (widths, [[getattr(found[w, size], f"{kind}_ns") for size in self.sets] for w in widths])
-            for kind in KINDS
-        }
+    def _tables(self) -> dict[tuple[Dtype, int, Kind], tuple[list[int], list[int], list[list[float]]]]:
+        found: dict[tuple[Dtype, int, Kind], tuple[list[int], list[int], list[list[float]]]] = {}
+        for dtype, bags in {(one.dtype, one.bags) for one in self.gather}:
+            own = {(o.row_bytes, o.working_set): o for o in self.gather if (o.dtype, o.bags) == (dtype, bags)}
+            widths, sets = sorted({width for width, _ in own}), sorted({size for _, size in own})
+            for kind in KINDS:
+                ns = [[float(getattr(own[w, size], f"{kind}_ns")) for size in sets] for w in widths]
+                found[dtype, bags, kind] = sets, widths, ns
+        return found
 
-    def host_row_ns(self, row_bytes: float) -> float:
-        """Nanoseconds of a row in pinned host memory."""
-        return _line(self.host_ns, row_bytes)
+    def host_row_ns(self, row_bytes: float, region: float) -> float:
+        """Nanoseconds of a row in pinned host memory, of which rows are read from so many bytes."""
+        widths, regions = (sorted({getattr(one, name) for one in self.host}) for name in ("row_bytes", "region"))
+        found = {(one.row_bytes, one.region): one.ns for one in self.host}
+        log = np.log(max(region, 1.0))
+        return _line(
+            [(w, float(np.interp(log, np.log(regions), [found[w, r] for r in regions]))) for w in widths], row_bytes
+        )
 
-    def alone_us(self, ids: float, host: bool = False) -> float:
-        """Microseconds of a launch of one bag: what it waits for, since nothing is busy."""
-        points = self.host_latency_us if host else self.latency_us
-        counts, us = [n for n, _ in points], [one for _, one in points]
-        slope = (us[-1] - us[0]) / max(counts[-1] - counts[0], 1)
-        return float(np.interp(ids, counts, us)) + max(0.0, slope) * max(0.0, ids - counts[-1])
+    def alone_us(self, ids: float, dim: int, batch: int, missed: float = 1.0) -> float:
+        """Microseconds of a launch of one bag, of which it waits for the memory so often as `missed` says."""
+        bags = _nearest(sorted({one.bags for one in self.alone}), batch)
+        own = {one.dim: one for one in self.alone if one.bags == bags}
+        one = own[_nearest(sorted(own), dim)]
+        near, far = _waits(one.near_us, ids), _waits(one.far_us, ids)
+        return near + missed * max(0.0, far - near)
 
-    def filled_ns(self, output: float) -> float:
-        """Nanoseconds of a KiB of an output of so many bytes, filled from a table that a cache holds."""
+    def host_us(self, ids: float) -> float:
+        """The same of rows in pinned host memory."""
+        return _waits(self.host_latency_us, ids)
+
+    def launched_us(self, slots: int) -> float:
+        """Microseconds of a launch of one single id of each of so many look-ups."""
+        return _waits(self.slots_us, slots)
+
+    def written(self, passed: float) -> float:
+        """Share of an output that goes to the GPU's memory, where a batch goes through so many bytes."""
         sizes, ns = zip(*self.write_ns, strict=True)
-        return float(np.interp(np.log(max(output, 1.0)), np.log(sizes), ns))
+        least = np.minimum.accumulate(ns[::-1])[::-1]  # small outputs pay for the launch's ends
+        if least[-1] <= least[0]:
+            return 0.0
+        found = float(np.interp(np.log(max(passed, 1.0)), np.log(sizes), least))
+        return (found - float(least[0])) / float(least[-1] - least[0])
 
     def toml(self) -> str:
         """The platform as TOML, a line for each quantity and each reading."""
-        return compact_toml(self.model_dump(mode="json", exclude_none=True), ("gather",))
+        return compact_toml(self.model_dump(mode="json", exclude_none=True), ("alone", "host", "gather"))
 
     @classmethod
     def read(cls, path: Path) -> Self:
@@ -173,11 +237,30 @@ class GpuPlatform(Config):
         values = read_toml(path)
         if "gpu" not in values and "cpu" in values:
             raise ConfigError(f"{path}: this is a CPU's platform: measure a GPU with `recsys profile --device cuda`")
-        if values.get("version", 1) != 1:
+        if values.get("version", 2) != 2:
             raise ConfigError(
-                f"{path}: expected version 1, got {values['version']!r}: measure again with `recsys profile`"
+                f"{path}: expected version 2, got {values['version']!r}: measure again with `recsys profile`"
             )
         return cls.parse(values, str(path))
+
+
+def _refuse_gaps(name: str, points: Sequence[tuple[int, int]]) -> None:
+    """See that each of the first stands with each of the second, once."""
+    if not points or not len(points) == len(set(points)) == len({a for a, _ in points}) * len({b for _, b in points}):
+        second = "region" if name == "host" else "working set"
+        raise ValueError(f"`{name}` must hold each row size with each {second} once, and at least one")
+
+
+def _nearest(sizes: Sequence[int], wanted: float) -> int:
+    """By their ratio; of two alike the larger."""
+    return min(sizes, key=lambda size: (abs(np.log(size / max(wanted, 1))), -size))
+
+
+def _waits(points: Sequence[tuple[int, float]], count: float) -> float:
+    """Between points straight, before the first as there, behind the last on as from the first to it."""
+    counts, us = [n for n, _ in points], [one for _, one in points]
+    slope = (us[-1] - us[0]) / max(counts[-1] - counts[0], 1)
+    return float(np.interp(count, counts, us)) + max(0.0, slope) * max(0.0, count - counts[-1])
 
 
 def _line(points: Sequence[tuple[int, float]], row_bytes: float) -> float:

@@ -3,72 +3,31 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from recsys.data.batch import JaggedIds
+from recsys.dataflow.gpu_bench import Bench, facts_of
 from recsys.dataflow.gpu_platform import KINDS, Kind
-from recsys.dataflow.gpu_timing import Times, graph_times
+from recsys.dataflow.gpu_timing import Times
 from recsys.dataflow.kernels.cpu import CpuKernels, isas
-from recsys.dataflow.kernels.gpu.kernels import GpuKernels, GpuSlot
-from recsys.dataflow.kernels.gpu.rows import GpuRows, free_bytes, pinned, remap
+from recsys.dataflow.kernels.gpu.rows import GpuRows, remap
 from recsys.dataflow.kernels.reference import Slot
 from recsys.dataflow.plan import spread
 from recsys.dataflow.platform import read_cores
 from recsys.dataflow.storage import Rows
-from recsys.dataflow.workload import BYTES, Dtype
-from recsys.errors import ConfigError
+from recsys.dataflow.workload import Dtype
 
-__all__ = ["FEATURES", "Bench", "Facts", "Name", "Probe", "Sizes", "facts_of", "probes"]
+__all__ = ["PIECE", "PIECES", "Name", "Probe", "probes"]
 
 Name = tuple[str | int, ...]
 
-FEATURES: dict[Kind, int] = {"one": 64, "bag1": 64, "bag4": 16, "bag32": 8}
-"""Look-ups of a launch; all of them fill the same columns, so that its output stays small."""
-
-
-@dataclass(frozen=True)
-class Sizes:
-    """How much the probes read and write; tests make less do.
-
-    Attributes:
-        row_bytes: Of float32 rows.
-        sets: Working sets, bytes, ascending; the last is what the readings of far rows are taken from.
-        ids: Of a launch that fills the GPU.
-        host: Bytes of pinned memory.
-        host_ids: Of a launch that reads them.
-        outputs: Bytes of what is written.
-        chain: Ids of the one bag of a launch.
-        rotated: Launches of a graph, each with ids of its own.
-        copied: Bytes of a copy.
-        rounds: Of gathers from shared memory.
-    """
-
-    row_bytes: tuple[int, ...]
-    sets: tuple[int, ...]
-    ids: int = 1 << 20
-    host: int = 1 << 30
-    host_ids: int = 1 << 17
-    outputs: tuple[int, ...] = (1 << 22, 1 << 24, 1 << 25, 1 << 26, 1 << 27, 1 << 29)
-    chain: tuple[int, ...] = (1, 4, 8, 32, 128)
-    rotated: int = 6
-    copied: int = 1 << 28
-    rounds: int = 256
-
-    @classmethod
-    def of(cls, device: torch.device) -> Sizes:
-        """For a GPU: sets around its second cache, and as far as four fifths of the memory that is free."""
-        l2 = max(facts_of(device).l2, 1 << 20)
-        most = min(1 << 36, free_bytes(device) * 4 // 5)
-        if most < 1 << 30:
-            raise ConfigError(f"a profile needs 1.3 GB of the GPU's memory, {free_bytes(device):,} bytes are free")
-        sets = (1 << 18, l2 // 6, l2 // 2, 2 * l2, 1 << 30, most >> 20 << 20)
-        return cls(row_bytes=(32, 64, 128, 256, 512, 1024), sets=tuple(sorted({size >> 12 << 12 for size in sets})))
+PIECE, PIECES = 128, 64
+"""Bytes that a look-up writes of a row of the output, and look-ups beside each other."""
 
 
 @dataclass(frozen=True)
@@ -79,60 +38,12 @@ class Probe:
     run: Callable[[], Times]
 
 
-class Bench:
-    """Memory and launches that the probes share."""
-
-    def __init__(self, device: torch.device, sizes: Sizes) -> None:
-        self.device, self.sizes = device, sizes
-        self.memory = torch.empty(sizes.sets[-1] // 4, device=device).uniform_(-1, 1).view(torch.uint8)
-        self.memory[: sizes.sets[0] // 4 * 4].view(torch.float32).fill_(0.5)  # numbers as fp16 and as int8, too
-        self.host = pinned(sizes.host)
-        self.host.view(torch.float32).fill_(0.5)
-        self.unknown = torch.zeros(1, dtype=torch.int32, device=device)
-        self.generator = torch.Generator(device).manual_seed(0)
-
-    def rows(self, row_bytes: int, working_set: int, dtype: Dtype = "fp32", host: bool = False) -> GpuRows:
-        """A table that fills a working set; of an int8 table, `row_bytes` has the scale and the bias."""
-        count = working_set // row_bytes
-        memory = (self.host if host else self.memory)[: count * row_bytes]
-        dim = row_bytes - 8 if dtype == "int8" else row_bytes // BYTES[dtype]
-        stored = {"fp32": torch.float32, "fp16": torch.float16, "int8": torch.uint8}[dtype]
-        data = memory.view(stored).view(count, -1)
-        return GpuRows(count, dim, dtype, None if host else data, data if host else None)
-
-    def launches(self, rows: GpuRows, kind: Kind, ids: int, features: int | None = None) -> list[Callable[[], None]]:
-        """Launches that read some ids each, of as many bags as these make."""
-        length, features = KINDS[kind], FEATURES[kind] if features is None else features
-        bags = max(1, ids // (length * features))
-        return self.launched(rows, length, features, bags, self.sizes.rotated, single=kind == "one")
-
-    def launched(
-        self, rows: GpuRows, length: int, features: int, bags: int, rotated: int, single: bool
-    ) -> list[Callable[[], None]]:
-        """Launches of so many bags of each of the features, each launch with ids of its own."""
-        slots = [GpuSlot(str(f), f, rows, 0, ids=float(length)) for f in range(features)]
-        kernels = GpuKernels(slots, self.device)
-        kernels.prepare(bags, single)
-        x, count = torch.empty(bags, rows.dim, device=self.device), features * bags * length
-        offsets = None if single else torch.arange(0, count + 1, length, device=self.device)
-
-        def drawn() -> Tensor:
-            return torch.randint(0, rows.rows, (count,), device=self.device, generator=self.generator)
-
-        return [partial(kernels.launch, drawn(), offsets, None, x, self.unknown) for _ in range(rotated)]
-
-    def times(self, launches: Sequence[Callable[[], object]]) -> Times:
-        """µs of a launch."""
-        return graph_times(launches, self.device)
-
-
 def probes(bench: Bench) -> Iterator[Probe]:
     """All of them."""
     yield from _floors(bench)
     yield from _chains(bench)
     yield from _gathers(bench)
     yield from _writes(bench)
-    yield from _dtypes(bench)
     yield from _splits(bench)
     yield from _links(bench)
     yield Probe(("shared",), lambda: _shared(bench))
@@ -146,7 +57,9 @@ def _floors(bench: Bench) -> Iterator[Probe]:
         yield Probe(("empty", count), lambda n=count: [n * us for us in bench.times([lambda: number.add_(1)] * n)])  # type: ignore[misc]
 
     def plain() -> Times:
-        launch = bench.launched(bench.rows(256, bench.sizes.sets[0]), 1, 1, 1, 1, single=True)[0]
+        launch = bench.launched(
+            bench.rows(256, bench.sizes.sets[0]), torch.ones(1, dtype=torch.int64), 1, 1, single=True
+        )[0]
         launch()
         found = []
         for _ in range(20):
@@ -157,52 +70,69 @@ def _floors(bench: Bench) -> Iterator[Probe]:
 
     yield Probe(("launch",), plain)
 
+    for count in bench.sizes.slots:
+
+        def slots(count: int = count) -> Times:
+            rows, sizes = bench.rows(256, bench.sizes.sets[-1]), bench.sizes
+            one = torch.ones(1, dtype=torch.int64)
+            return bench.times(bench.launched(rows, one, count, 8 * sizes.rotated, single=True, beside=True))
+
+        yield Probe(("slots", count), slots)
+
 
 def _chains(bench: Bench) -> Iterator[Probe]:
-    """One bag of some ids, far from any cache, on the GPU and on the host: how long they wait for each other."""
+    """One bag of some ids, on the GPU and on the host: how long they wait for each other."""
     sizes = bench.sizes
-    for host in (False, True):
-        for length in sizes.chain:
+    for batch in sizes.batches:
+        for dim in sizes.chain_dims:
+            for size in (sizes.sets[0], sizes.sets[-1]):
+                for length in sizes.chain:
 
-            def run(length: int = length, host: bool = host) -> Times:
-                rows = bench.rows(256, sizes.host if host else sizes.sets[-1], host=host)
-                return bench.times(bench.launched(rows, length, 1, 1, 8 * sizes.rotated, single=length == 1))
+                    def run(batch: int = batch, dim: int = dim, size: int = size, length: int = length) -> Times:
+                        return bench.times(bench.alone(bench.rows(4 * dim, size), length, batch))
 
-            yield Probe(("chain", int(host), length), run)
+                    yield Probe(("chain", batch, dim, size, length), run)
+    for length in sizes.chain:
+
+        def host(length: int = length) -> Times:
+            return bench.times(bench.alone(bench.rows(256, sizes.regions[-1], host=True), length, 1))
+
+        yield Probe(("host chain", length), host)
 
 
 def _gathers(bench: Bench) -> Iterator[Probe]:
+    """All working sets with the second of the batches; a small one and a large one with the others, and other dtypes.
+
+    Single ids are not: their block shapes are those of any batch.
+    """
     sizes = bench.sizes
-    for width in sizes.row_bytes:
-        for kind in KINDS:
-            for size in sizes.sets:
+    ends = tuple(dict.fromkeys((sizes.sets[0], sizes.sets[-1])))
+    for dtype, widths in {"fp32": sizes.row_bytes, **sizes.stored}.items():
+        for at in range(len(sizes.batches)):
+            for width in widths:
+                for kind in [one for one in KINDS if at == 1 or one != "one"]:
+                    for size in sizes.sets if dtype == "fp32" and at == 1 else ends:
+                        yield _gather(bench, dtype, width, kind, size, at)
 
-                def run(width: int = width, kind: Kind = kind, size: int = size) -> Times:
-                    return bench.times(bench.launches(bench.rows(width, size), kind, sizes.ids))
 
-                yield Probe(("gather", width, kind, size), run)
+def _gather(bench: Bench, dtype: Dtype, width: int, kind: Kind, size: int, at: int) -> Probe:
+    def run() -> Times:
+        rows = bench.rows(width, size, dtype)
+        return bench.times(bench.launches(rows, kind, bench.batch(kind, at), bench.sizes.ids[at]))
+
+    return Probe(("gather", dtype, width, kind, size, bench.sizes.batches[at]), run)
 
 
 def _writes(bench: Bench) -> Iterator[Probe]:
-    """One look-up of single ids of a cached table, whose output alone grows."""
+    """Single ids of cached tables, 128 bytes beside 128 bytes of the next look-up, whose output alone grows."""
     for output in bench.sizes.outputs:
 
         def run(output: int = output) -> Times:
-            rows = bench.rows(256, bench.sizes.sets[0])
-            return bench.times(bench.launches(rows, "one", output // 256, features=1))
+            rows, sizes = bench.rows(PIECE, bench.sizes.sets[0]), bench.sizes
+            lengths = torch.ones(max(1, output // (PIECES * PIECE)), dtype=torch.int64)
+            return bench.times(bench.launched(rows, lengths, PIECES, sizes.rotated, single=True, beside=True))
 
         yield Probe(("write", output), run)
-
-
-def _dtypes(bench: Bench) -> Iterator[Probe]:
-    """Rows of 64 columns from the cache, by every dtype."""
-    widths: dict[Dtype, int] = {"fp32": 256, "fp16": 128, "int8": 72}
-    for dtype, width in widths.items():
-
-        def run(dtype: Dtype = dtype, width: int = width) -> Times:
-            return bench.times(bench.launches(bench.rows(width, bench.sizes.sets[0], dtype), "bag32", bench.sizes.ids))
-
-        yield Probe(("dtype", dtype), run)
 
 
 def _splits(bench: Bench) -> Iterator[Probe]:
@@ -219,10 +149,15 @@ def _splits(bench: Bench) -> Iterator[Probe]:
                 plain.rows, plain.dim, plain.dtype, plain.device, bench.rows(256, 1 << 12, host=True).host, words
             )
 
-        yield Probe(("split", int(split)), lambda r=rows: bench.times(bench.launches(r(), "one", bench.sizes.ids)))  # type: ignore[misc]
+        def gathered(rows: Callable[[], GpuRows] = rows) -> Times:
+            return bench.times(bench.launches(rows(), "one", bench.sizes.singles, bench.sizes.ids[1]))
+
+        yield Probe(("split", int(split)), gathered)
 
         def chain(rows: Callable[[], GpuRows] = rows) -> Times:
-            return bench.times(bench.launched(rows(), 1, 1, 1, 8 * bench.sizes.rotated, single=True))
+            return bench.times(
+                bench.launched(rows(), torch.ones(1, dtype=torch.int64), 1, 8 * bench.sizes.rotated, single=True)
+            )
 
         yield Probe(("split chain", int(split)), chain)
 
@@ -231,13 +166,15 @@ def _links(bench: Bench) -> Iterator[Probe]:
     """Rows in pinned host memory, and copies within the GPU and over the link."""
     sizes = bench.sizes
     for width in sizes.row_bytes:
+        for region in sizes.regions:
 
-        def run(width: int = width) -> Times:
-            return bench.times(bench.launches(bench.rows(width, sizes.host, host=True), "bag32", sizes.host_ids))
+            def run(width: int = width, region: int = region) -> Times:
+                rows = bench.rows(width, region, host=True)
+                return bench.times(bench.launches(rows, "bag32", sizes.batches[0], sizes.host_ids))
 
-        yield Probe(("host", width), run)
+            yield Probe(("host", width, region), run)
     near = torch.empty(2, sizes.copied, dtype=torch.uint8, device=bench.device)
-    far = bench.host[: min(sizes.copied, sizes.host)]
+    far = bench.host[: min(sizes.copied, sizes.regions[-1])]
     pairs = {"copy": (near[0], near[1]), "to gpu": (near[0, : len(far)], far), "to host": (far, near[0, : len(far)])}
     for name, (to, source) in pairs.items():
         copy = partial(to.copy_, source, non_blocking=True)
@@ -264,7 +201,7 @@ def _cpus(bench: Bench) -> Iterator[Probe]:
         bags = max(1, ids // 32)
 
         def run(width: int = width, ids: int = ids, bags: int = bags) -> Times:
-            count = bench.sizes.host // width
+            count = bench.sizes.regions[-1] // width
             rows = Rows(bench.host[: count * width].view(torch.float32).view(count, -1), width // 4, "fp32")
             kernels = CpuKernels([Slot("0", 0, rows, 0)], cpus=cpus, schedules=[spread(["0"], len(cpus))])
             x, length = torch.empty(bags, rows.dim), max(1, ids // bags)
@@ -278,31 +215,3 @@ def _cpus(bench: Bench) -> Iterator[Probe]:
             return found[2:]
 
         yield Probe(("cpu", width, ids), run)
-
-
-@dataclass(frozen=True)
-class Facts:
-    """What the driver tells of a GPU: fields of `recsys.dataflow.gpu_platform.GpuPlatform`."""
-
-    gpu: str
-    memory: int
-    processors: int = 1
-    l2: int = 0
-    shared: int = 0
-    driver: str = ""
-    torch: str = torch.__version__
-
-
-def facts_of(device: torch.device) -> Facts:
-    """Of a GPU; of a CPU, for tests, the little that there is."""
-    if device.type != "cuda":
-        return Facts("Triton's interpreter", free_bytes(device))
-    told = torch.cuda.get_device_properties(device)
-    return Facts(
-        told.name,
-        told.total_memory,
-        told.multi_processor_count,
-        int(getattr(told, "L2_cache_size", 0)),
-        int(getattr(told, "shared_memory_per_multiprocessor", 0)),
-        f"CUDA {torch.version.cuda}",
-    )

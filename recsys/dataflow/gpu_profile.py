@@ -8,18 +8,20 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from typing import Any
 
 import numpy as np
 import torch
 from tqdm import tqdm
 
-from recsys.dataflow.gpu_platform import KINDS, CpuReading, Gathered, GpuPlatform, Kind
-from recsys.dataflow.gpu_probes import FEATURES, Bench, Name, Sizes, facts_of, probes
+from recsys.dataflow.gpu_bench import Bench, Sizes, facts_of
+from recsys.dataflow.gpu_platform import KINDS, Alone, CpuReading, Gathered, GpuPlatform, Kind, Linked
+from recsys.dataflow.gpu_probes import PIECE, PIECES, Name, probes
 from recsys.dataflow.gpu_timing import Times
 from recsys.dataflow.platform import read_cores
-from recsys.dataflow.workload import Dtype
+from recsys.dataflow.workload import BYTES
 
 __all__ = ["measure"]
 
@@ -50,21 +52,8 @@ def measure(device: torch.device, sizes: Sizes | None = None, tune: Callable[[],
 def _platform(bench: Bench, found: dict[Name, Times], seconds: float) -> GpuPlatform:
     us = {name: max(statistics.median(times), 1e-3) for name, times in found.items()}
     spreads = [(max(times) - min(times)) / statistics.median(times) for times in found.values()]
-    sizes = bench.sizes
-    alone = us["chain", 0, sizes.chain[0]]
-
-    def work(name: Name) -> float:
-        """Nanoseconds of a launch beyond what one of a single id takes; of little work, the clock's noise is a part."""
-        return max(us[name] - alone, 0.05 * us[name]) * 1e3
-
-    def chain(host: int) -> tuple[tuple[int, float], ...]:
-        lengths = sizes.chain
-        highest = np.maximum.accumulate([us["chain", host, n] for n in lengths])
-        return tuple((n, _short(float(one))) for n, one in zip(lengths, highest, strict=True))
-
-    base = work(("dtype", "fp32"))
-    dtypes: tuple[Dtype, ...] = ("fp32", "fp16", "int8")
-    split = (work(("split", 1)) - work(("split", 0))) / _ids(sizes.ids, "one")
+    sizes, read = bench.sizes, _Readings(bench, us)
+    split = (us["split", 1] - us["split", 0]) * 1e3 / read.ids("one", sizes.singles, sizes.ids[1])
     gbs = {name[0]: int(name[1]) / us[name] / 1e3 for name in us if name[0] in ("copy", "to gpu", "to host")}
     return GpuPlatform(
         **asdict(facts_of(bench.device)),
@@ -73,41 +62,92 @@ def _platform(bench: Bench, found: dict[Name, Times], seconds: float) -> GpuPlat
         launch_us=_short(us["launch",]),
         replay_us=_short(us["empty", 1]),
         kernel_us=_short(max(1e-3, (us["empty", 17] - us["empty", 1]) / 16)),
-        latency_us=chain(0),
-        host_latency_us=chain(1),
+        slots_us=_points(sizes.slots, [us["slots", n] for n in sizes.slots]),
+        host_latency_us=_points(sizes.chain, [us["host chain", n] for n in sizes.chain]),
         copy_gbs=_short(2 * gbs["copy"]),
         to_gpu_gbs=_short(gbs["to gpu"]),
         to_host_gbs=_short(gbs["to host"]),
         shared_gbs=_short(us["shared",]),
-        host_ns=tuple((w, _short(work(("host", w)) / _ids(sizes.host_ids, "bag32"))) for w in sizes.row_bytes),
         remap_ns=_short(max(0.0, split)),
         remap_us=_short(max(0.0, us["split chain", 1] - us["split chain", 0])),
-        dtype_cost={dtype: _short(work(("dtype", dtype)) / base) for dtype in dtypes},
-        write_ns=tuple((size, _short(work(("write", size)) / (size / 1024))) for size in sizes.outputs),
-        gather=tuple(_gathered(sizes, work, width, size) for width in sizes.row_bytes for size in sizes.sets),
+        write_ns=tuple((size, _short(read.written_ns(size))) for size in sizes.outputs),
+        alone=tuple(read.alone(dim, batch) for batch in sizes.batches for dim in sizes.chain_dims),
+        host=tuple(read.linked(width, region) for width in sizes.row_bytes for region in sizes.regions),
+        gather=tuple(
+            read.gathered(dtype, width, batch, size)
+            for dtype, width, size, batch in dict.fromkeys(name[1:3] + name[4:] for name in us if name[0] == "gather")
+        ),
         cpu=_cpu(us, sizes),
     )
 
 
-def _ids(ids: int, kind: Kind) -> int:
-    """Ids that a launch really reads."""
-    return _bags(ids, kind) * KINDS[kind]
+class _Readings:
+    """What rows take beyond what a launch waits for in any case, from what launches took."""
+
+    def __init__(self, bench: Bench, us: dict[Name, float]) -> None:
+        self.bench, self.sizes, self.us = bench, bench.sizes, us
+
+    def ids(self, kind: Kind, batch: int, ids: int) -> int:
+        """Ids that a launch really reads."""
+        return self.bench.look_ups(kind, batch, ids) * batch * KINDS[kind]
+
+    def _launched_us(self, look_ups: int) -> float:
+        counts = self.sizes.slots
+        return float(np.interp(look_ups, counts, [self.us["slots", n] for n in counts]))
+
+    def _work_ns(self, us: float, look_ups: int, waits: float = 0.0) -> float:
+        """Nanoseconds beyond; of little work, the clock's noise is a part."""
+        return max(us - self._launched_us(look_ups) - waits, 0.05 * us) * 1e3
+
+    def _waits_us(self, batch: int, dim: float, size: int, length: int) -> float:
+        """How much longer than a single id the last bag waits."""
+        near = min(self.sizes.chain_dims, key=lambda one: abs(np.log(one / dim)))
+        points = [self.us["chain", batch, near, size, n] for n in self.sizes.chain]
+        return max(0.0, float(np.interp(length, self.sizes.chain, points)) - self._launched_us(1))
+
+    def gathered(self, dtype: Any, width: Any, batch: Any, size: Any) -> Gathered:
+        """Nanoseconds of bags of every kind."""
+        ns = {}
+        for kind, length in KINDS.items():
+            at = self.sizes.batches.index(batch) if kind != "one" else 1
+            bags, ids = self.bench.batch(kind, at), self.sizes.ids[at]
+            far = size if size == self.sizes.sets[0] else self.sizes.sets[-1]
+            dim = (width - 8) if dtype == "int8" else width / BYTES[dtype]
+            waits = self._waits_us(bags, dim, far, length) if kind != "one" else 0.0
+            us = self.us["gather", dtype, width, kind, size, self.sizes.batches[at]]
+            count = self.bench.look_ups(kind, bags, ids)
+            ns[kind] = _short(self._work_ns(us, count, waits) / (count * bags))
+        return Gathered(
+            dtype=dtype,
+            row_bytes=width,
+            bags=batch,
+            working_set=size,
+            one_ns=ns["one"],
+            bag1_ns=ns["bag1"],
+            bag4_ns=ns["bag4"],
+            bag32_ns=ns["bag32"],
+        )
+
+    def written_ns(self, output: int) -> float:
+        """Of a KiB of an output of so many bytes."""
+        bags = max(1, output // (PIECES * PIECE))
+        return self._work_ns(self.us["write", output], PIECES) / (bags * PIECES * PIECE / 1024)
+
+    def alone(self, dim: int, batch: int) -> Alone:
+        near, far = (
+            _points(self.sizes.chain, [self.us["chain", batch, dim, size, n] for n in self.sizes.chain])
+            for size in (self.sizes.sets[0], self.sizes.sets[-1])
+        )
+        return Alone(dim=dim, bags=batch, near_us=near, far_us=far)
+
+    def linked(self, width: int, region: int) -> Linked:
+        batch, ids = self.sizes.batches[0], self.sizes.host_ids
+        ns = self._work_ns(self.us["host", width, region], self.bench.look_ups("bag32", batch, ids))
+        return Linked(row_bytes=width, region=region, ns=_short(ns / self.ids("bag32", batch, ids)))
 
 
-def _bags(ids: int, kind: Kind) -> int:
-    return max(1, ids // (KINDS[kind] * FEATURES[kind])) * FEATURES[kind]
-
-
-def _gathered(sizes: Sizes, work: Callable[[Name], float], width: int, size: int) -> Gathered:
-    ns = {kind: _short(work(("gather", width, kind, size)) / _bags(sizes.ids, kind)) for kind in KINDS}
-    return Gathered(
-        row_bytes=width,
-        working_set=size,
-        one_ns=ns["one"],
-        bag1_ns=ns["bag1"],
-        bag4_ns=ns["bag4"],
-        bag32_ns=ns["bag32"],
-    )
+def _points(counts: Sequence[int], us: Sequence[float]) -> tuple[tuple[int, float], ...]:
+    return tuple((n, _short(one)) for n, one in zip(counts, us, strict=True))
 
 
 def _cpu(us: dict[Name, float], sizes: Sizes) -> CpuReading | None:

@@ -14,28 +14,42 @@ from recsys.dataflow.report import kind
 from recsys.files import replacing
 from recsys.pictures import new_figure
 
-__all__ = ["draw", "overview", "table"]
+__all__ = ["draw", "longest", "overview", "table"]
 
 
 def overview(plan: GpuPlan) -> Table:
     """A row for each batch size: predicted time, what takes it, the bound and the target."""
-    gpus = f"{plan.gpus} × {plan.gpu}" if plan.gpus > 1 else plan.gpu
     used = " + ".join(f"{used / 1e9:.2f}" for used in plan.used())
-    title = f"{plan.workload} on {gpus}: {used} GB of {plan.memory / 1e9:.2f} for tables"
+    title = f"{plan.workload} on {_gpus(plan)}: {used} GB of {plan.memory / 1e9:.2f} for tables"
     found = Table(title=Text(title), title_justify="left", min_width=len(title))
-    names = ["batch", "predicted µs", "GPU µs", "CPU µs", "bound µs"]
+    names = ["batch", "predicted µs", "µs of each GPU" if plan.gpus > 1 else "GPU µs", "CPU µs", "bound µs"]
     target = plan.latency_us
     for name in [*names, *([f"target of {target:g} µs"] if target is not None else [])]:
         found.add_column(name, justify="right")
     for one in plan.schedules:
         cpu = f"{one.cpu_us:,.1f}" if one.cpu_us else "–"
-        gpu = " ".join(f"{us:,.1f}" for us in one.gpus)
+        gpu = " | ".join(f"{us:,.1f}" for us in one.gpus)
         cells = [f"{one.batch:,}", f"{one.predicted_us:,.1f}", gpu, cpu, f"{one.bound_us:,.1f}"]
         if target is not None:
             over = one.predicted_us - target
             cells.append("met" if over <= 0 else f"missed by {over:,.1f}")
         found.add_row(*cells)
     return found
+
+
+def longest(plan: GpuPlan) -> str | None:
+    """Of several GPUs, which one needs longest, and what of it a table takes that cannot be divided; None: one GPU."""
+    if plan.gpus == 1 or not plan.schedules:
+        return None
+    last = plan.schedules[-1]
+    gpu = max(range(plan.gpus), key=lambda k: last.gpus[k])
+    own = {table.name: 0.0 for table in plan.tables if table.gpu == gpu}
+    for lookup in plan.lookups:
+        if lookup.table in own:
+            own[lookup.table] += lookup.predicted_us
+    most = max(own, key=lambda name: own[name], default=None)
+    told = "" if most is None else f", {own[most]:,.1f} of them table {most}: a table is one GPU's"
+    return f"batches of {last.batch:,}: GPU {gpu} needs longest, {last.gpus[gpu]:,.1f} µs{told}"
 
 
 def table(plan: GpuPlan) -> Table:
@@ -66,6 +80,10 @@ def _hot(one: GpuTable) -> str:
     return "all" if one.place == "device" else f"{one.hot_rows:,}" if one.hot_rows else "–"
 
 
+def _gpus(plan: GpuPlan) -> str:
+    return f"{plan.gpus} × {plan.gpu}" if plan.gpus > 1 else plan.gpu
+
+
 def draw(plan: GpuPlan, latencies: Sequence[tuple[float, float]], path: Path) -> None:
     """Write the picture of what plans are predicted to take; the file's ending says the format.
 
@@ -89,7 +107,7 @@ def draw(plan: GpuPlan, latencies: Sequence[tuple[float, float]], path: Path) ->
     if plan.latency_us is not None:
         axes.axhline(plan.latency_us, color="black", linestyle=":", label=f"target {plan.latency_us:g} µs")
     axes.set(xlabel="GB for tables on each GPU", ylabel="predicted µs of a batch", xlim=(0, None), ylim=(0, None))
-    axes.set_title(f"{plan.workload}, batches of {last.batch:,}: {plan.gpu}", fontsize=10, loc="left")
+    axes.set_title(f"{plan.workload}, batches of {last.batch:,}: {_gpus(plan)}", fontsize=10, loc="left")
     axes.spines[["top", "right"]].set_visible(False)
     figure.legend(loc="outside lower center", ncols=4, fontsize=8, frameon=False)
     with replacing(path) as temporary:

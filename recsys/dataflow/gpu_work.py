@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
@@ -41,8 +42,8 @@ class GpuWork:
         n = grid(table.rows, 2 * POINTS)
         share = np.diff(hottest(lookup.ids, table.rows, n), prepend=0.0)
         rows = np.diff(n, prepend=0).astype(np.float64)
-        row_bytes = -(-table.row_bytes // SECTOR) * SECTOR
-        self.steps = Steps(share, lookup.ids.mean * share / rows, rows * row_bytes)
+        self.row_bytes = -(-table.row_bytes // SECTOR) * SECTOR  # that pass
+        self.steps = Steps(share, lookup.ids.mean * share / rows, rows * self.row_bytes)
         self._passing = table.dim * model.out_bytes + lookup.ids.mean * ID_BYTES  # of a bag: output and ids
         self.rows = self.passed(float(batch)) - batch * self._passing
         self.own = self.passed(float(batch))
@@ -51,11 +52,14 @@ class GpuWork:
         """Bytes that so many bags go through."""
         return float(self.steps.passed(np.array([bags]))[0]) + bags * self._passing
 
-    def miss(self, passed: float) -> float:
-        """Share of the ids that the second cache does not hold, where the whole batch goes through so many bytes."""
+    def missed(self, passed: float) -> Floats:
+        """[P] share of the ids that the second cache does not hold, where the batch goes through so many bytes.
+
+        It is told of each step of rows, hottest first: they sum to that of all ids.
+        """
         cache, hits = self.model.cache, self.steps.rate * self.batch
         if cache <= 0:
-            return 1.0
+            return self.steps.share
         first = _first(hits)
         if self.own > cache:
             bags = self._within(cache)
@@ -65,7 +69,8 @@ class GpuWork:
             left = min(max(2 - passed / cache, 0.0), 1.0)
             seen = -np.expm1(-hits * max(1.0, cache / passed))
             found = 1 - first + first * left * seen
-        return float(1 - self.steps.share @ found)
+        missed: Floats = self.steps.share * (1 - np.clip(found, 0.0, 1.0))
+        return missed
 
     def _within(self, size: float) -> float:
         """Bags that go through so many bytes."""
@@ -77,19 +82,39 @@ class GpuWork:
 
     def near(self) -> float:
         """Nanoseconds of the processors when the caches hold everything."""
-        gpu = self.model.gpu
+        gpu, table = self.model.gpu, self.table
         held = min(max(self.rows, gpu.sets[0]), max(self.model.cache / 2, gpu.sets[0]))
-        cost = gpu.dtype_cost.get(self.table.dtype, 1.0)
-        return self.batch * self._mean({kind: gpu.bag_ns(kind, 4 * self.table.dim, held) for kind in KINDS}) * cost
+        ns = {kind: self._ns(kind, gpu.sets[0], held) for kind in KINDS}
+        written = 4 if table.dtype == "fp32" else 2  # bytes of a column that the readings write
+        more = table.dim * (self.model.out_bytes - written) * self._column_ns
+        return self.batch * (self._mean(ns) + max(more, -0.5 * ns["one"]))
+
+    def _ns(self, kind: Kind, measured: float, size: float) -> float:
+        """Of a bag out of so many bytes, from what was measured; float32 rows of as many bytes tell how it changes."""
+        gpu, table = self.model.gpu, self.table
+        own = gpu.bag_ns(kind, table.row_bytes, measured, self.batch, table.dtype)
+        there, here = (gpu.bag_ns(kind, table.row_bytes, at, gpu.most_sets) for at in (measured, size))
+        return own * here / there
+
+    @cached_property
+    def _column_ns(self) -> float:
+        """Nanoseconds of a byte more that single ids read or write in the cache."""
+        gpu = self.model.gpu
+        widths = sorted({one.row_bytes for one in gpu.gather if one.dtype == "fp32"})
+        low, high = (gpu.bag_ns("one", width, gpu.sets[0], self.batch) for width in (widths[0], widths[-1]))
+        return max(0.0, (high - low) / max(2 * (widths[-1] - widths[0]), 1))
 
     def far(self, device: float) -> float:
-        """Nanoseconds of the memory when the caches hold nothing, of tables that take so many bytes in all."""
-        gpu, row_bytes = self.model.gpu, -(-self.table.row_bytes // SECTOR) * SECTOR
+        """Nanoseconds that processors wait longer when the caches hold no row, of tables of so many bytes in all.
+
+        What the bytes take by the memory's bandwidth is not in it.
+        """
+        gpu = self.model.gpu
         size = max(device, 20.0 * max(gpu.l2, gpu.sets[0]))  # of less, the cache holds a part
-        ns = {
-            kind: self.model.apart(gpu.bag_ns(kind, row_bytes, size), gpu.bag_ns(kind, row_bytes, gpu.sets[0]))
-            for kind in KINDS
-        }
+        ns = {}
+        for kind, ids in KINDS.items():
+            near, far = self._ns(kind, gpu.sets[0], gpu.sets[0]), self._ns(kind, gpu.sets[-1], size)
+            ns[kind] = max(0.0, self.model.apart(far, ids * self.row_bytes / gpu.copy_gbs) - near)
         return self.batch * self._mean(ns)
 
     def _mean(self, ns: Mapping[Kind, float]) -> float:
@@ -101,10 +126,26 @@ class GpuWork:
         beyond = max(slope, 0.0)
         return sum(share * (float(np.interp(n, sizes, costs)) + beyond * max(0, n - 32)) for n, share in self._bags)
 
-    def chain_ns(self, host: bool) -> float:
-        """How much longer than one id the longest bag waits: that of which a batch has one more often than not."""
-        longest = max((n for n, share in self._bags if share * self.batch >= 0.5), default=1)
-        return max(0.0, self.model.gpu.alone_us(longest, host) - self.model.gpu.alone_us(1)) * 1e3
+    def longest(self, alike: int) -> int:
+        """Ids of the longest bag, of look-ups of which so many are alike: a batch has one of it more often than not."""
+        left = 0.0
+        for n, share in sorted(self._bags, reverse=True):
+            left += share * self.batch * alike
+            if left >= 0.5:
+                return n
+        return 1
+
+    def chain_ns(self, longest: int, missed: float) -> float:
+        """How much longer than one single id the longest bag waits."""
+        if self.model.single:
+            return 0.0
+        gpu = self.model.gpu
+        return max(0.0, gpu.alone_us(longest, self.table.dim, self.batch, missed) - gpu.launched_us(1)) * 1e3
+
+    def host_chain_ns(self, longest: int) -> float:
+        """The same on rows in host memory."""
+        gpu = self.model.gpu
+        return max(0.0, gpu.host_us(longest) - gpu.launched_us(1)) * 1e3
 
 
 def _first(hits: Floats) -> Floats:

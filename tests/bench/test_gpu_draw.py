@@ -10,6 +10,7 @@ import torch
 
 from recsys.bench.gpu_dataflow import fitting
 from recsys.bench.gpu_draw import BLOCK, _ranks, block, draw, filled, sample, scattered
+from recsys.bench.gpu_larger_rig import DIFFERENT, LargerRig
 from recsys.dataflow import ids as slow
 from recsys.dataflow.workload import Ids
 from tests.dataflow.gpu_made import workload
@@ -63,3 +64,14 @@ def test_tables_are_cut_until_they_fit() -> None:
     assert fitting(made, made.bytes) == made
     cut = fitting(made, made.bytes // 2)
     assert made.bytes // 2 - 2 * 2000 * 256 <= cut.bytes <= made.bytes // 2
+
+
+def test_all_rows_of_a_larger_model_are_the_block_again_and_again(
+    device: torch.device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("recsys.bench.gpu_larger_rig._PIECE", 2 * BLOCK)
+    rig = LargerRig(workload([3, 2 * BLOCK + 5, 5 * BLOCK + 1], dim=4), device, batch=2, calls=50)
+    for rows in rig.host.values():
+        assert torch.equal(rows.data, rig.made[torch.arange(len(rows.data)) % BLOCK])
+    assert len(rig.drawn) == DIFFERENT
+    assert len(rig._turns()) == 50

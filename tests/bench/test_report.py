@@ -132,6 +132,23 @@ def lookup_gpu_found() -> dict[str, Any]:
             "rows": [row, alone], "distributions": spreads}  # fmt: skip
 
 
+def gpu_dataflow_found() -> dict[str, Any]:
+    row = {"workload": "w", "ids": "zipf", "dim": 64, "batch": 2048, "predicted_us": 11.0, "us": 10.0, "tbs": 2.5,
+           "miss": 0.25, "near_us": 6.0, "far_us": 3.0, "chain_us": 1.0}  # fmt: skip
+    fit = {"median_error": 0.05, "p90_error": 0.1, "worst_error": 0.2, "cache": 20_000_000, "power": 2.5}
+    about = {"gpu": "H100", "platform": "abc", "dtype": "fp16", **fit}
+    return {"bench": "gpu-dataflow", "machine": MACHINE, **about, "rows": [row]}
+
+
+def gpu_larger_found() -> dict[str, Any]:
+    times = {"p50_us": 300.0, "p99_us": 330.0}
+    row = {"budget": 0.1, "bytes": 8_000_000_000, "host_share": 0.05, "best_host_share": 0.04, "predicted_us": 310.0,
+           "bound_us": 200.0, "read_bound_us": 250.0, "ours": times, "random": times}  # fmt: skip
+    about = {"workload": "w", "table_bytes": 104_000_000_000, "free_bytes": 78_000_000_000, "batch": 2048, "calls": 200}
+    more = {"batches": 40, "counted_examples": 1000, "host": times, "cpu": None, "absent": {"lru": "not here"}}
+    return {"bench": "gpu-larger", "machine": MACHINE, **about, **more, "rows": [row]}
+
+
 FOUND = {
     "lookup": lookup_found(),
     "lookup-gpu": lookup_gpu_found(),
@@ -139,6 +156,8 @@ FOUND = {
     "strategies": strategies_found(),
     "session": session_found(),
     "session-gpu": session_gpu_found(),
+    "gpu-dataflow": gpu_dataflow_found(),
+    "gpu-larger": gpu_larger_found(),
     "optimize": optimize_found(),
     "request": request_found(),
     "score": score_found(),
@@ -153,6 +172,31 @@ def test_look_ups_are_a_row_for_each_way_that_ids_fall_and_batch() -> None:
     assert cells.rows[0] == ("zipf", "2,048", "1,000.0", "1,234.5", "quick 2,000.0: 2.00 ×", "best 1,500.0: 1.50 ×",
                              "1.50 ×", "3.25 ×", "–", "1.75 ×", "50%")  # fmt: skip
     assert cells.rows[1] == ("equal", "1", "1,000.0", "1,234.5", *["–"] * 7)
+
+
+def test_a_model_larger_than_the_gpu_has_both_bounds() -> None:
+    facts, (cells,) = GPU_REPORTS["gpu-larger"](gpu_larger_found())
+    assert facts["the CPU alone"] == "–"
+    assert [len(row) for row in cells.rows] == [len(cells.header)]
+    assert cells.rows[0] == ("10%", "8.0", "5.00%", "4.00%", "310.0", "300.0", "330.0", "300.0", "330.0", "200.0",
+                             "1.50", "250.0", "1.20")  # fmt: skip
+
+
+def test_launches_are_predicted_beside_measured() -> None:
+    _, (cells,) = GPU_REPORTS["gpu-dataflow"](gpu_dataflow_found())
+    assert [len(row) for row in cells.rows] == [len(cells.header)]
+    assert cells.rows[0][4:7] == ("11.0", "10.0", "+10%")
+
+
+def test_a_picture_that_is_there_is_shown(tmp_path: Path) -> None:
+    file = tmp_path / "R.md"
+    section = Section("gpu-larger", file)
+    section.write(FOUND["gpu-larger"], "recsys bench it")
+    assert "![" not in file.read_text()
+    section.picture.parent.mkdir()
+    section.picture.write_bytes(b"")
+    section.write(FOUND["gpu-larger"], "recsys bench it")
+    assert f"](results/{section.picture.name})" in file.read_text()
 
 
 def test_distributions_are_told_of_fp32() -> None:

@@ -48,6 +48,9 @@ def test_a_broken_section_is_one_line_before_anything_is_measured(
 ) -> None:
     gpu = bench.removesuffix("-gpu")
     module, words = (f"gpu_{gpu}", [gpu, "--device", "cuda"]) if gpu != bench else (bench, [bench])
+    if bench in ("gpu-dataflow", "gpu-larger"):
+        module = bench.replace("-", "_")
+        words = ["dataflow", "--device", "cuda", *(["--larger"] if bench == "gpu-larger" else [])]
     monkeypatch.setattr(f"recsys.bench.{module}.measure", lambda *given: pytest.fail("measured"))
     broken = f"<!-- {Section(bench, tmp_path / 'other.md').name} -->\n"
     (tmp_path / "R.md").write_text(broken)

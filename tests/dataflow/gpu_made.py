@@ -6,13 +6,13 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from recsys.dataflow.gpu_platform import CpuReading, Gathered, GpuPlatform
+from recsys.dataflow.gpu_platform import Alone, CpuReading, Gathered, GpuPlatform, Linked
 from recsys.dataflow.workload import Ids, Workload, WorkloadLookup, WorkloadTable
 
 SETS = (1 << 18, 8 << 20, 25 << 20, 100 << 20, 1 << 30, 1 << 36)
 TBS = {32: 0.9, 64: 1.67, 128: 2.46, 256: 2.74, 512: 2.78, 1024: 2.8}
 """Of rows by their bytes, from memory."""
-CACHE, POWER = 30 << 20, 3.0
+CACHE, POWER, COPY = 30 << 20, 3.0, 3030.0
 """What the readings are made by."""
 
 
@@ -27,27 +27,51 @@ def gpu(**changed: Any) -> GpuPlatform:
         "launch_us": 30.0,
         "replay_us": 6.0,
         "kernel_us": 1.3,
-        "latency_us": ((1, 3.5), (4, 4.0), (8, 4.5), (32, 8.0), (128, 20.0)),
+        "slots_us": ((1, 3.5), (256, 4.0)),
         "host_latency_us": ((1, 6.0), (4, 6.5), (8, 7.0), (32, 14.0), (128, 45.0)),
-        "copy_gbs": 3030.0,
+        "copy_gbs": COPY,
         "to_gpu_gbs": 55.0,
         "to_host_gbs": 53.0,
-        "host_ns": ((32, 9.5), (256, 9.5), (512, 10.0), (1024, 20.0)),
+        "host": tuple(
+            Linked(row_bytes=w, region=r, ns=max(w / 51, ns))
+            for w in (32, 256, 512, 1024)
+            for r, ns in ((1 << 30, 9.5), (1 << 33, 23.0))
+        ),
         "remap_ns": 0.01,
         "remap_us": 0.7,
-        "dtype_cost": {"fp32": 1.0, "fp16": 0.8, "int8": 1.1},
-        "write_ns": ((1 << 22, 0.5), (1 << 25, 0.6), (1 << 29, 0.9)),
+        "write_ns": tuple((size, _written(size)) for size in (1 << 22, 1 << 25, 1 << 26, 1 << 29)),
+        "alone": tuple(
+            Alone(dim=dim, bags=4096, near_us=((1, 3.5), (128, 11.0)), far_us=((1, 3.5), (32, 8.0), (128, 20.0)))
+            for dim in (32, 128)
+        ),
         "gather": tuple(_gathered(row_bytes, size) for row_bytes in TBS for size in SETS),
         "cpu": CpuReading(cores=16, call_us=12.0, row_ns=((256, 3.0), (512, 4.5))),
     }
     return GpuPlatform(**(values | changed))
 
 
+def _near(row_bytes: int) -> float:
+    return row_bytes / 5.5e3 + 0.004
+
+
+def _both(near: float, memory: float) -> float:
+    return float((near**POWER + memory**POWER) ** (1 / POWER))
+
+
 def _gathered(row_bytes: int, size: int) -> Gathered:
-    far, near = row_bytes / TBS[row_bytes] / 1e3, row_bytes / 5.5e3 + 0.004
+    """Out of the caches a row takes the processors longer, and the memory what its bytes do."""
+    near, memory = _near(row_bytes), row_bytes / COPY
+    slow = max(near, (max((row_bytes / TBS[row_bytes] / 1e3) ** POWER - memory**POWER, 0.0)) ** (1 / POWER))
     missed = 1 - min(1.0, CACHE / size)
-    ns = (near**POWER + missed**POWER * (far**POWER - near**POWER)) ** (1 / POWER) if far > near else near
-    return Gathered(row_bytes=row_bytes, working_set=size, one_ns=ns, bag1_ns=ns, bag4_ns=4 * ns, bag32_ns=32 * ns)
+    ns = _both(near + missed * (slow - near), missed * memory)
+    return Gathered(
+        row_bytes=row_bytes, bags=4096, working_set=size, one_ns=ns, bag1_ns=ns, bag4_ns=4 * ns, bag32_ns=32 * ns
+    )
+
+
+def _written(size: int) -> float:
+    """Of a KiB, in rows of 128 bytes with their ids."""
+    return _both(8 * _near(128), 0.0 if size < 1 << 26 else 8 * (128 + 8) / COPY)
 
 
 def workload(rows: list[int], dim: int = 64, ids: float = 1, distribution: str = "zipf") -> Workload:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from recsys.dataflow.gpu_cost import GpuCostModel
 from recsys.dataflow.gpu_plan import GpuPlan
 from recsys.dataflow.gpu_planner import latencies, plan
+from recsys.dataflow.gpu_platform import find
 from recsys.dataflow.heat import assumed
 from recsys.dataflow.workload import Dtype, Workload
 from recsys.errors import ConfigError
@@ -121,3 +122,22 @@ def test_numbers_that_cannot_be_are_refused(wrong: dict[str, object]) -> None:
     given_ = {"memory": 100, **wrong}
     with pytest.raises(ConfigError, match="expected look-ups, batch sizes, GPUs and memory"):
         plan(GpuCostModel(made, gpu()), assumed(made), **given_)  # type: ignore[arg-type]
+
+
+def test_plans_for_the_h100_that_comes_along_are_sane() -> None:
+    asked = workload([4_000_000, 400_000, 4_000_000], ids=20)
+    model, heat = GpuCostModel(asked, find("h100")), assumed(asked)
+    whole, half, none = (plan(model, heat, asked.bytes * share // 2, batches=[1, 2048]) for share in (2, 1, 0))
+    assert {table.place for table in whole.tables} == {"device"}
+    assert "split" in {table.place for table in half.tables}
+    assert 1 < whole.schedules[0].predicted_us < 20
+    us = [one.schedules[-1].predicted_us for one in (whole, half, none)]
+    assert 5 < us[0] < us[1] < us[2] < 4000
+    assert all(one.bound_us <= one.predicted_us for made in (whole, half, none) for one in made.schedules)
+
+
+def test_the_bound_of_several_gpus_is_no_less_than_a_table_takes() -> None:
+    asked = workload([4_000_000, 10], ids=20)
+    model, heat = GpuCostModel(asked, gpu()), assumed(asked)
+    one, four = (plan(model, heat, asked.bytes, gpus=count, batches=[8192]).schedules[0] for count in (1, 4))
+    assert four.bound_us > 0.4 * one.bound_us

@@ -92,3 +92,8 @@ def test_a_remap_counts_the_rows_before(hot: list[bool]) -> None:
 def test_bytes_on_the_gpu_are_rows_and_remap(hot: Any, size: int) -> None:
     chosen = hot if isinstance(hot, bool) else torch.arange(40) < hot
     assert device_bytes(Rows(torch.zeros(40, 4), 4, "fp32"), chosen) == size
+
+
+def test_pinned_memory_is_what_was_filled_in() -> None:
+    found = pinned(5000, lambda memory: memory.copy_(torch.arange(len(memory)) % 7))
+    assert torch.equal(found, (torch.arange(5000) % 7).to(torch.uint8))

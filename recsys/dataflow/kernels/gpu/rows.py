@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
@@ -195,18 +195,25 @@ def _copied(data: Tensor, chosen: Tensor | None, device: torch.device | None) ->
     return new
 
 
-def pinned(size: int) -> Tensor:
+def pinned(size: int, fill: Callable[[Tensor], object] | None = None) -> Tensor:
     """Bytes of host memory on huge pages that a GPU can read; without a GPU, ordinary ones.
 
     Torch's own pinned memory is rounded up to a power of two: 104 GB would take 128 GiB. The bytes are zeros: pages are
     made by all threads, which is many times faster than what pinning them would do.
 
+    Args:
+        size: Bytes.
+        fill: Writes all of them instead, so that they are written once; without a GPU, too.
+
     Raises:
         ConfigError: When the system refuses.
     """
     memory, _ = allocate(max(size, 1))
-    if torch.cuda.is_available():
+    if fill is not None:
+        fill(memory[:size])
+    elif torch.cuda.is_available():
         memory.fill_(0)
+    if torch.cuda.is_available():
         _pin(memory)
     return memory[:size]
 
