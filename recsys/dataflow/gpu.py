@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from recsys.dataflow.gpu_default import default_plan, room
-from recsys.dataflow.gpu_plan import GpuPlan
+from recsys.dataflow.gpu_plan import GpuPlan, Where
 from recsys.dataflow.gpu_stage import CpuPart, Stage
 from recsys.dataflow.kernels.gpu.kernels import GpuKernels, GpuSlot
-from recsys.dataflow.kernels.gpu.rows import GpuRows, Hot, device_bytes, free_bytes, place
+from recsys.dataflow.kernels.gpu.rows import GpuRows, Hot, device_bytes, free_bytes, place, remap
 from recsys.dataflow.kernels.reference import Slot
 from recsys.dataflow.storage import Rows
 from recsys.errors import ConfigError
@@ -68,13 +68,13 @@ class GpuExecutor:
             plan = default_plan(spec, rows, gpu_name(device), free_bytes(device), ids or {})
             self.note = _told(plan, _bytes(rows))
         self.plan = plan
-        cpu = {table.name for table in plan.tables if table.place == "cpu"} if plan is not None else set()
         unpooled = {lookup.table for lookup in spec.lookups if lookup.pooling == "none"}  # the GPU reads their rows
+        cpu, both = _on_cpu(plan, "cpu"), _on_cpu(plan, "shared") - unpooled
         near = {name: one for name, one in rows.items() if name not in cpu or name in unpooled}
         if plan is not None:
             hot = {name: plan.hot_rows(name) for name in near}
             ids = {lookup.name: lookup.ids for lookup in plan.lookups} | dict(ids or {})
-        self.rows: dict[str, GpuRows] = place(near, hot or dict.fromkeys(near, True), device, shared)
+        self.rows: dict[str, GpuRows] = place(near, hot or dict.fromkeys(near, True), device, shared, both)
         columns = _columns(spec, rows)
         position = {name: f for f, name in enumerate(spec.features)}
         self._kernels = GpuKernels(
@@ -93,10 +93,11 @@ class GpuExecutor:
             device,
             checked,
         )
+        skip = {name: one[:, 0].contiguous() for name in both if (one := _remap(plan, name)) is not None}
         away = [
-            Slot(n.name, position[n.feature], rows[n.table], columns[n.name], _pooling(n))
+            Slot(n.name, position[n.feature], rows[n.table], columns[n.name], _pooling(n), skip.get(n.table))
             for n in spec.pooled
-            if n.table in cpu
+            if n.table in cpu or n.table in skip
         ]
         self._cpu = CpuPart(away) if away else None
         self.staged = self._cpu is not None
@@ -118,6 +119,17 @@ class GpuExecutor:
         `stage.fill(ids)` on the host, beside the GPU's `launch`; then `stage.launch(x)` fills the rest of x's columns.
         """
         return None if self._cpu is None else self._cpu.stage(batch, self.device)
+
+
+def _on_cpu(plan: GpuPlan | None, place: Where) -> set[str]:
+    """Tables that a plan has there."""
+    return set() if plan is None else {table.name for table in plan.tables if table.place == place}
+
+
+def _remap(plan: GpuPlan | None, name: str) -> Tensor | None:
+    """Of a table's hot rows, where the GPU has some of them."""
+    hot = plan is not None and plan.hot_rows(name)
+    return None if isinstance(hot, bool) else remap(hot)
 
 
 def _columns(spec: TableSpec, rows: Mapping[str, Rows]) -> dict[str, int]:

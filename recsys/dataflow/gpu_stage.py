@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -20,21 +21,22 @@ class CpuPart:
     """The CPU's look-ups of a plan: their kernels, and which columns they fill.
 
     Args:
-        slots: The look-ups with their columns of the network's input.
+        slots: The look-ups with their columns of the network's input. Rows that they skip are the GPU's.
     """
 
     def __init__(self, slots: Sequence[Slot]) -> None:
         own, self.width = [], 0
-        self.runs: list[tuple[int, int, int]] = []
-        """(first column here, first column of the input, columns), neighbours put together."""
+        self.runs: list[tuple[int, int, int, bool]] = []
+        """(first column here, first column of the input, columns, whether they are added), neighbours put together."""
         for slot in sorted(slots, key=lambda slot: slot.column):
             dim = slot.rows.dim
-            own.append(Slot(slot.name, slot.feature, slot.rows, self.width, slot.pooling))
-            if self.runs and self.runs[-1][1] + self.runs[-1][2] == slot.column:
-                first, column, columns = self.runs.pop()
-                self.runs.append((first, column, columns + dim))
+            added = slot.skip is not None
+            own.append(replace(slot, column=self.width))
+            first, column, columns, like = self.runs[-1] if self.runs else (0, -1, 0, added)
+            if column + columns == slot.column and like == added:
+                self.runs[-1] = (first, column, columns + dim, added)
             else:
-                self.runs.append((self.width, slot.column, dim))
+                self.runs.append((self.width, slot.column, dim, added))
             self.width += dim
         self.kernels = _kernels(own)
 
@@ -69,8 +71,13 @@ class Stage:
         return self._part.kernels.look_up(ids, self._host[: ids.size])
 
     def launch(self, x: Tensor) -> None:
-        """Copy what was filled to the GPU, and into the columns of x [B, width], of any float type."""
+        """Copy what was filled to the GPU, and into the columns of x [B, width], of any float type.
+
+        Of look-ups that skip rows it is added to what the GPU has put there.
+        """
         count = x.shape[0]
         self._near[:count].copy_(self._host[:count], non_blocking=True)
-        for first, column, columns in self._part.runs:
-            x[:, column : column + columns].copy_(self._near[:count, first : first + columns])
+        for first, column, columns, added in self._part.runs:
+            own = self._near[:count, first : first + columns]
+            into = x[:, column : column + columns]
+            into.add_(own) if added else into.copy_(own)

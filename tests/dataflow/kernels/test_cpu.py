@@ -22,7 +22,7 @@ from recsys.data.batch import JaggedIds
 from recsys.dataflow.kernels import cpu
 from recsys.dataflow.kernels.cpu import CpuKernels, isas
 from recsys.dataflow.kernels.reference import ReferenceKernels, Slot, look_up
-from recsys.dataflow.plan import Piece, Schedule, Strategy
+from recsys.dataflow.plan import Piece, Schedule, Strategy, spread
 from recsys.dataflow.storage import Rows
 from recsys.dataflow.workload import Dtype
 from recsys.errors import ConfigError, DataError
@@ -196,6 +196,45 @@ def test_nan_weights_and_rows_stay_nan() -> None:
     x = torch.zeros(3, width(found))
     CpuKernels(found).look_up(batch, x)
     assert x[:, 1:17].isnan().any(dim=1).tolist() == [False, True, True]
+
+
+@built
+@pytest.mark.parametrize("pooling", ["sum", "mean"])
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("longest", [None, 9])
+@pytest.mark.parametrize("index", [torch.int32, torch.int64])
+def test_rows_that_are_skipped_are_somebody_elses(
+    index: torch.dtype, longest: int | None, weighted: bool, pooling: Literal["sum", "mean"]
+) -> None:
+    """Two that skip each other's rows add up to one that skips none; beside them look-ups that skip nothing."""
+    found = slots((16, 16, 3, 16), rows=(1, 70, 100), pooling=pooling)
+    batch = ids(found, 30, longest, weighted, index)
+    words = [torch.randint(-(1 << 31), 1 << 31, (-(-len(slot.rows.data) // 32),)).int() for slot in found]
+    parts = []
+    for flip in (0, -1):
+        own = [replace(s, skip=None if k == 1 else w ^ flip) for k, (s, w) in enumerate(zip(found, words, strict=True))]
+        ours, reference, unknown, counted = both(own, batch)
+        torch.testing.assert_close(ours, reference, rtol=1e-5, atol=1e-5)
+        assert unknown == counted == look_up([own[1]], batch, torch.zeros_like(ours))
+        parts.append(ours)
+        shared = CpuKernels(own, cpus=(0, 1), schedules=[spread([slot.name for slot in own], 2)])
+        assert shared.look_up(batch, again := torch.full_like(ours, 7.0)) == unknown
+        torch.testing.assert_close(again, ours, rtol=1e-6, atol=1e-6)
+    whole, _, _, _ = both(found, batch)
+    for slot in (found[0], found[2], found[3]):
+        columns = slice(slot.column, slot.column + slot.rows.dim)
+        torch.testing.assert_close(parts[0][:, columns] + parts[1][:, columns], whole[:, columns], rtol=1e-4, atol=1e-5)
+
+
+@built
+def test_rows_to_skip_that_do_not_fit_are_refused() -> None:
+    (slot,) = slots((16,), rows=(70,))
+    for skip in (torch.zeros(2, dtype=torch.int32), torch.zeros(3)):
+        with pytest.raises(ConfigError, match=r"look-up `0`: expected the rows to skip as int32 \[3\] on the CPU"):
+            CpuKernels([replace(slot, skip=skip)])
+    cut = Schedule(batch=8, pieces=(Piece(lookup="0", rows=(0, 9)),), predicted_us=0, bound_us=0)
+    with pytest.raises(ConfigError, match="skips rows is not cut by rows"):
+        CpuKernels([replace(slot, skip=torch.zeros(3, dtype=torch.int32))], cpus=(0, 1), schedules=[cut])
 
 
 @built

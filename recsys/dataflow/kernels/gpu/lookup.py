@@ -7,7 +7,8 @@ with long bags have smaller blocks, come first, and all of them go in one launch
 A slot is a row of int64 numbers, `FIELDS`. Addresses are absolute, so rows may lie anywhere that the GPU can read: in
 its own memory, or in pinned host memory over the link. Where a table lies in both, a word of two int32 for each 32 rows
 says which rows are on the device (a bit each) and how many are before them: row i is then the device's row
-h = before + popcount(bits below i), or the host's row i - h; where the host has all rows, its row i.
+h = before + popcount(bits below i), or the host's row i - h; where the host has all rows, its row i. Where there is a
+remap and no host, the CPU adds the other rows, and their ids are left out here.
 """
 
 from __future__ import annotations
@@ -33,8 +34,8 @@ def _popcount(bits):
 
 
 @triton.jit
-def _addresses(ids, device, host, remap, cold, STRIDE: tl.constexpr, SPLIT: tl.constexpr):
-    """Where the rows of ids begin; ids are int64."""
+def _addresses(ids, present, device, host, remap, cold, STRIDE: tl.constexpr, SPLIT: tl.constexpr):
+    """Where the rows of ids begin, and which of them are to be read; ids are int64."""
     where = device + ids * STRIDE
     if SPLIT:
         if remap != 0:
@@ -44,7 +45,8 @@ def _addresses(ids, device, host, remap, cold, STRIDE: tl.constexpr, SPLIT: tl.c
             before = (words >> 32) + _popcount(bits & ((1 << bit) - 1))
             hot = ((bits >> bit) & 1) != 0
             where = tl.where(hot, device + before * STRIDE, host + (ids - before * cold) * STRIDE)
-    return where
+            present = present & (hot | (host != 0))
+    return where, present
 
 
 @triton.jit
@@ -239,7 +241,7 @@ def _rows(
         tl.atomic_add(unknown + tl.zeros_like(ids), 1, mask=present & ~known, sem="relaxed")
         ids = tl.where(known, ids, 0)
     ids = ids.to(tl.int64)
-    where = _addresses(ids, device, host, remap, cold, STRIDE, SPLIT)
+    where, present = _addresses(ids, present, device, host, remap, cold, STRIDE, SPLIT)
     found = _columns(where, present, DIM, WIDTH, DTYPE, STRIDE, NATIVE)
     if DTYPE == "int8":
         scale, bias = _header(where, present, DIM, STRIDE)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
@@ -40,7 +40,8 @@ class GpuRows:
         dim: Columns of the table.
         dtype: How a column is stored; as in `recsys.dataflow.storage.Rows`.
         device: [hot rows, stored columns] on the device, in the order of the table; None: none is there.
-        host: [other rows, stored columns] in pinned host memory; None: none is there.
+        host: [other rows, stored columns] in pinned host memory; None: none is there, and where there is a remap, the
+            CPU adds the other rows.
         remap: [⌈rows / 32⌉, 2] int32 on the device, see `remap`; None where all rows are in one place.
         whole_host: `host` holds all rows, also those that are on the device.
     """
@@ -108,7 +109,11 @@ def free_bytes(device: torch.device) -> int:
 
 
 def place(
-    tables: Mapping[str, Rows], hot: Mapping[str, Hot], device: torch.device, shared: bool = False
+    tables: Mapping[str, Rows],
+    hot: Mapping[str, Hot],
+    device: torch.device,
+    shared: bool = False,
+    cpu: Collection[str] = (),
 ) -> dict[str, GpuRows]:
     """Copy tables to where they shall lie: all of them, or none.
 
@@ -117,16 +122,19 @@ def place(
         hot: For each table, which rows lie on the device.
         device: The GPU; on a CPU, for tests, both places are its memory.
         shared: The rows lie in memory that `pinned` gave: what stays on the host is read there, and not copied.
+        cpu: Tables whose other rows are the CPU's, where some are hot.
 
     Raises:
         ConfigError: When they do not fit, on the device or in host memory; what was placed is given back.
     """
-    _refuse_too_big(tables, hot, device, shared)
+    _refuse_too_big(tables, hot, device, {*tables} if shared else {*cpu})
     with _told("placing the tables"):
-        return {name: _placed(rows, hot[name], device, shared) for name, rows in tables.items()}
+        return {name: _placed(rows, hot[name], device, shared, name in cpu) for name, rows in tables.items()}
 
 
-def _refuse_too_big(tables: Mapping[str, Rows], hot: Mapping[str, Hot], device: torch.device, shared: bool) -> None:
+def _refuse_too_big(
+    tables: Mapping[str, Rows], hot: Mapping[str, Hot], device: torch.device, stay: Collection[str]
+) -> None:
     need = {name: device_bytes(rows, hot[name]) for name, rows in tables.items()}
     there = free_bytes(device)
     if sum(need.values()) > there:
@@ -135,7 +143,7 @@ def _refuse_too_big(tables: Mapping[str, Rows], hot: Mapping[str, Hot], device: 
             f"the tables need {sum(need.values()):,} bytes on {device} and {there:,} are free; the largest is "
             f"`{largest}` with {need[largest]:,}: plan with a smaller --memory, or store them as fp16 or int8"
         )
-    need = {} if shared else {name: _host_bytes(rows, hot[name]) for name, rows in tables.items()}
+    need = {name: _host_bytes(rows, hot[name]) for name, rows in tables.items() if name not in stay}
     if sum(need.values()) > available_memory():
         raise ConfigError(
             f"the rows that stay in host memory need {sum(need.values()):,} bytes, which are copied to pinned memory, "
@@ -165,7 +173,7 @@ def _first(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
-def _placed(rows: Rows, hot: Hot, device: torch.device, shared: bool) -> GpuRows:
+def _placed(rows: Rows, hot: Hot, device: torch.device, shared: bool, cpu: bool) -> GpuRows:
     data = rows.data.contiguous()
     count = len(data)
     if not isinstance(hot, bool) and bool(hot.all()) | bool(~hot.any()):
@@ -174,9 +182,11 @@ def _placed(rows: Rows, hot: Hot, device: torch.device, shared: bool) -> GpuRows
         return GpuRows(count, rows.dim, rows.dtype, _copied(data, None, device))
     if hot is False:
         return GpuRows(count, rows.dim, rows.dtype, None, data if shared else _copied(data, None, None))
-    on_device = _copied(data, hot, device)
+    on_device, words = _copied(data, hot, device), remap(hot).to(device)
+    if cpu:
+        return GpuRows(count, rows.dim, rows.dtype, on_device, None, words)
     on_host = data if shared else _copied(data, ~hot, None)
-    return GpuRows(count, rows.dim, rows.dtype, on_device, on_host, remap(hot).to(device), whole_host=shared)
+    return GpuRows(count, rows.dim, rows.dtype, on_device, on_host, words, whole_host=shared)
 
 
 def _copied(data: Tensor, chosen: Tensor | None, device: torch.device | None) -> Tensor:
