@@ -21,12 +21,14 @@ from recsys.files import read_json, replacing, write_json
 
 __all__ = ["GpuLookup", "GpuPlan", "GpuSchedule", "GpuTable", "HotFile", "Where", "bytes_on_gpu", "is_gpu_plan"]
 
-Where = Literal["device", "host", "split", "cpu"]
+Where = Literal["device", "host", "split", "shared", "cpu"]
 """Where a table lies:
 
 - device: all of it in the GPU's memory;
 - host: all of it in pinned host memory, which the GPU reads over the link;
 - split: its hot rows in the GPU's memory, the others in pinned host memory;
+- shared: its hot rows in the GPU's memory; the others in host memory, where the CPU adds them up: both add to the same
+  sums;
 - cpu: in host memory, and its look-ups are done by the CPU, which sends their results: worth it for long bags.
 """
 
@@ -53,20 +55,27 @@ class GpuTable(Config):
     hot_rows: int = Field(default=0, ge=0)
     """How many rows are in the GPU's memory."""
     hot: tuple[RowRange, ...] = ()
-    """Of a split table, which rows these are: [first, last), ascending. None here: they stand in the plan's file."""
+    """Where only some are, which rows these are: [first, last), ascending. None here: they stand in the plan's file."""
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
-        expected = {"device": self.hot_rows == self.rows, "split": 0 < self.hot_rows < self.rows}
-        if not expected.get(self.place, self.hot_rows == 0):
+        fits = 0 < self.hot_rows < self.rows if self.mixed else self.hot_rows == self.rows * (self.place == "device")
+        if not fits:
             raise ValueError(f"table `{self.name}`: {self.hot_rows} hot rows of {self.rows} are not `{self.place}`")
-        if self.hot and self.place != "split":
-            raise ValueError(f"table `{self.name}`: ranges of hot rows belong to `split` tables, it is `{self.place}`")
+        if self.hot and not self.mixed:
+            raise ValueError(
+                f"table `{self.name}`: ranges of hot rows belong to `split` and `shared` tables, it is `{self.place}`"
+            )
         if any(not 0 <= a < b <= self.rows for a, b in self.hot) or any(b > c for (_, b), (c, _) in pairwise(self.hot)):
             raise ValueError(f"table `{self.name}`: `hot` must hold ranges [first, last) of its rows that ascend")
         if self.hot and sum(b - a for a, b in self.hot) != self.hot_rows:
             raise ValueError(f"table `{self.name}`: the ranges of `hot` do not hold {self.hot_rows} rows")
         return self
+
+    @property
+    def mixed(self) -> bool:
+        """Whether some of its rows are in the GPU's memory and the others are not."""
+        return self.place in ("split", "shared")
 
     @property
     def bytes(self) -> int:
@@ -102,7 +111,7 @@ class GpuSchedule(Config):
 
 
 class HotFile(Config):
-    """Where the hot rows of split tables stand: a safetensors file beside the plan, a bit for each row."""
+    """Where hot rows of split and shared tables stand: a safetensors file beside the plan, a bit for each row."""
 
     file: str
     sha256: str
@@ -165,14 +174,14 @@ class GpuPlan(Config):
         return [sum(table.bytes for table in self.tables if table.gpu == gpu) for gpu in range(self.gpus)]
 
     def with_hot(self, hot: Mapping[str, Tensor]) -> Self:
-        """The same with the hot rows of its split tables, bool [rows] each; few ranges are written into the plan.
+        """The same with its tables' hot rows, bool [rows] of each that is mixed; the plan itself holds few ranges.
 
         Raises:
             ConfigError: When a table's are missing or not as many as the plan says.
         """
         tables, kept = [], {}
         for table in self.tables:
-            if table.place == "split" and not table.hot:
+            if table.mixed and not table.hot:
                 if table.name not in hot:
                     raise ConfigError(f"the plan for `{self.workload}` lacks the hot rows of table `{table.name}`")
                 rows = checked(table.name, table.rows, table.hot_rows, hot[table.name])
@@ -189,7 +198,7 @@ class GpuPlan(Config):
     def hot_rows(self, name: str) -> Tensor | bool:
         """Which rows of a table are in the GPU's memory: bool [rows], or all of them or none."""
         table = next(table for table in self.tables if table.name == name)
-        if table.place != "split":
+        if not table.mixed:
             return table.place == "device"
         if not table.hot:
             return unpacked(self._hot[name], table.rows)
@@ -252,7 +261,7 @@ class GpuPlan(Config):
         except ConfigError as error:  # a foreign file can have a problem a line, and any names
             message = "".join(letter if letter.isprintable() else "?" for letter in str(error))
             raise ConfigError(message if len(message) <= 500 else f"{message[:500]} ...") from None
-        missing = [table for table in found.tables if table.place == "split" and not table.hot]
+        missing = [table for table in found.tables if table.mixed and not table.hot]
         if missing and found.hot is None:
             raise ConfigError(f"{path}: it does not say which rows of table `{missing[0].name}` are hot")
         if found.hot is not None and missing:

@@ -78,8 +78,8 @@ def plan(
     if latency_us is not None and found.us <= latency_us:
         found = planner.fewest(memory, dtypes, latency_us)
     made = written_out(model, heat, found, memory, gpus, sizes, latency_us, ids)
-    split = [table for table in made.tables if table.place == "split"]
-    return made.with_hot({table.name: heat[table.name].chosen(table.hot_rows) for table in split})
+    mixed = [table for table in made.tables if table.mixed]
+    return made.with_hot({table.name: heat[table.name].chosen(table.hot_rows) for table in mixed})
 
 
 def latencies(

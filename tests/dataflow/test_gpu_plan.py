@@ -21,7 +21,7 @@ def made(**changed: Any) -> GpuPlan:
         GpuTable(name="a", rows=ROWS, dim=4, place="split", hot_rows=int(HOT.sum())),
         GpuTable(name="b", rows=10, dim=4, place="device", hot_rows=10),
         GpuTable(name="c", rows=10, dim=4, dtype="fp16", place="host"),
-        GpuTable(name="d", rows=64, dim=4, place="split", hot_rows=20),
+        GpuTable(name="d", rows=64, dim=4, place="shared", hot_rows=20),
     )
     lookups = tuple(GpuLookup(name=table.name, table=table.name, ids=2.0) for table in tables)
     values: dict[str, Any] = {"workload": "w", "gpu": "G", "memory": 10_000, "tables": tables, "lookups": lookups}
@@ -38,7 +38,7 @@ def test_it_comes_back_from_its_files(tmp_path: Path) -> None:
     assert isinstance(hot, torch.Tensor)
     assert torch.equal(hot, HOT)
     assert found.tables == plan.tables
-    assert found.tables[3].hot == ((0, 12), (56, 64))  # few ranges stand in the plan
+    assert (found.tables[3].place, found.tables[3].hot) == ("shared", ((0, 12), (56, 64)))  # few ranges stand in it
     assert found.hot_rows("d")[:12].all()  # type: ignore[index]
     assert (found.hot_rows("b"), found.hot_rows("c")) == (True, False)
     assert sorted(one.name for one in tmp_path.iterdir()) == sorted(["plan.json", found.hot.file])  # type: ignore[union-attr]
@@ -108,6 +108,7 @@ def test_any_byte_of_the_hot_rows_counts(tmp_path: Path) -> None:
         ("hot", [[0, 5]], "do not hold 334 rows"),
         ("hot", [[0, 2000]], "ranges"),
         ("place", "nowhere", "nowhere"),
+        ("place", "cpu", "are not `cpu`"),
         ("gpu", 1, "on GPU 1 of 1"),
         ("rows", 0, "greater than or equal to 1"),
         ("hots", 0, "did you mean `hot`"),
@@ -171,3 +172,12 @@ def test_hot_rows_must_be_as_many_as_planned() -> None:
     bare = GpuPlan.model_validate(made().model_dump())
     with pytest.raises(ConfigError, match="lacks the hot rows of table `a`"):
         bare.with_hot({})
+
+
+def test_a_shared_table_has_hot_rows_and_others() -> None:
+    for hot in (0, 64):
+        with pytest.raises(ValueError, match="are not `shared`"):
+            GpuTable(name="d", rows=64, dim=4, place="shared", hot_rows=hot)
+    table = GpuTable(name="d", rows=64, dim=4, place="shared", hot_rows=20)
+    assert table.mixed
+    assert table.bytes == 20 * 16 + 16
