@@ -16,6 +16,9 @@ from recsys.dataflow.platform import read_cores
 
 __all__ = ["CpuPart", "Stage"]
 
+_ALONE = 16
+"""Examples that one core looks up: to wake others takes longer."""
+
 
 class CpuPart:
     """The CPU's look-ups of a plan: their kernels, and which columns they fill.
@@ -48,8 +51,11 @@ class CpuPart:
 def _kernels(slots: Sequence[Slot]) -> CpuKernels | ReferenceKernels:
     if not isas():
         return ReferenceKernels(slots)
-    cpus = [core.cpu for core in read_cores()]
-    return CpuKernels(slots, cpus=cpus, schedules=[spread([slot.name for slot in slots], len(cpus))])
+    cpus, names = [core.cpu for core in read_cores()], [slot.name for slot in slots]
+    alone = spread(names, 1).model_copy(update={"batch": _ALONE})
+    return CpuKernels(
+        slots, cpus=cpus, schedules=[alone, spread(names, len(cpus)).model_copy(update={"batch": _ALONE + 1})]
+    )
 
 
 class Stage:

@@ -218,7 +218,8 @@ def test_rows_that_are_skipped_are_somebody_elses(
         assert unknown == counted == look_up([own[1]], batch, torch.zeros_like(ours))
         parts.append(ours)
         shared = CpuKernels(own, cpus=(0, 1), schedules=[spread([slot.name for slot in own], 2)])
-        assert shared.look_up(batch, again := torch.full_like(ours, 7.0)) == unknown
+        again = torch.full_like(ours, 7.0)
+        assert shared.look_up(batch, again) == unknown
         torch.testing.assert_close(again, ours, rtol=1e-6, atol=1e-6)
     whole, _, _, _ = both(found, batch)
     for slot in (found[0], found[2], found[3]):
