@@ -9,7 +9,7 @@ Each line that it prints is an entry of that table.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -43,8 +43,9 @@ def tune(
     ids: Sequence[Distribution] = ("zipf", "uniform"),
     seconds: float = 0.02,
     device: torch.device | None = None,
+    tell: Callable[[str], object] = print,
 ) -> list[Measured]:
-    """The fastest shapes for each dtype and batch size, printed as they are found, with ids checked.
+    """The fastest shapes for each dtype and batch size, told as they are found, with ids checked.
 
     Args:
         name: One of `recsys.bench.gpu_lookup.WORKLOADS`.
@@ -53,6 +54,7 @@ def tune(
         ids: How ids fall; the sum of their times counts.
         seconds: About how long each shape is measured for each way that ids fall.
         device: By default the GPU.
+        tell: Given each entry, as it is found.
 
     Raises:
         ConfigError: As `recsys.bench.gpu_lookup.measure`.
@@ -67,7 +69,7 @@ def tune(
         for dtype, size in itertools.product(dtypes, sizes):
             trial = _Trial(rig, dtype, size, [moved(way, size, device) for way in ways])
             found.append(trial.best(seconds))
-            print(trial.told, flush=True)
+            tell(trial.told)
     return found
 
 

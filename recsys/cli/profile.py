@@ -26,7 +26,12 @@ def main(argv: Sequence[str]) -> Result:
     return call(profile, argv, "recsys profile")
 
 
-def profile(out: Path | None = None, seconds: float | None = None, device: Literal["cpu", "cuda"] = "cpu") -> Result:
+def profile(
+    out: Path | None = None,
+    seconds: float | None = None,
+    device: Literal["cpu", "cuda"] = "cpu",
+    tune: tuple[str, ...] = (),
+) -> Result:
     """Measure this machine, or its GPU, in under two minutes and write its platform file.
 
     Nothing else should run meanwhile.
@@ -35,11 +40,15 @@ def profile(out: Path | None = None, seconds: float | None = None, device: Liter
         out: Platform file (TOML) to write; by default where `recsys plan` looks for it.
         seconds: About how long it may take: 100 by default. A GPU takes as long as it takes.
         device: `cuda` measures the GPU, for `recsys plan --device cuda`.
+        tune: Workloads of `recsys bench lookup --device cuda`, such as `w2-d64`: which block shapes are fastest for their
+            tables is found out first, in minutes each, and kept for whatever looks up on such a GPU.
     """
     if device == "cuda":
         if seconds is not None:
             raise ConfigError("--seconds is of a CPU's profile: leave it out with --device cuda")
-        return measure_gpu(out)
+        return measure_gpu(out, tune)
+    if tune:
+        raise ConfigError("--tune is of a GPU's kernel: leave it out, or add --device cuda")
     from recsys.dataflow.platform import default_path
     from recsys.dataflow.profile import measure
     from recsys.files import make_folder, write_text

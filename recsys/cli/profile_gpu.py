@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,16 +12,22 @@ from recsys.cli.app import Result
 from recsys.cli.show import console
 
 if TYPE_CHECKING:
+    import torch
+
     from recsys.dataflow.gpu_platform import GpuPlatform
 
 __all__ = ["measure_gpu"]
 
 
-def measure_gpu(out: Path | None) -> Result:
+def measure_gpu(out: Path | None, tune: Sequence[str]) -> Result:
     """Measure the GPU and write its platform file; by default where `recsys plan --device cuda` looks for it.
 
+    Args:
+        out: The file.
+        tune: Workloads whose block shapes are found out first, and kept.
+
     Raises:
-        ConfigError: When there is no GPU.
+        ConfigError: When there is no GPU, or no such workload.
     """
     from recsys.dataflow.gpu import cuda_device
     from recsys.dataflow.gpu_platform import default_path
@@ -29,12 +36,22 @@ def measure_gpu(out: Path | None) -> Result:
 
     path = out or default_path()
     make_folder(path.parent)
-    found = measure(cuda_device())
+    screen, device = console(), cuda_device()
+    found = measure(device, tune=lambda: _tune(tune, device, lambda told: screen.print(told, markup=False)))
     write_text(path, found.toml())
-    screen = console()
     screen.print(_facts(found), _gathered(found), _linked(found), sep="\n")
     screen.print(f"saved {path}", markup=False, soft_wrap=True)
     return {**found.model_dump(mode="json"), "fingerprint": found.fingerprint, "out": str(path)}
+
+
+def _tune(names: Sequence[str], device: torch.device, tell: Callable[[str], object]) -> None:
+    """Find out block shapes, and keep them workload by workload."""
+    from recsys.bench.gpu_tune import tune
+    from recsys.dataflow.gpu import gpu_name
+    from recsys.dataflow.kernels.gpu.blocks import remember
+
+    for name in names:
+        remember(gpu_name(device), tune(name, device=device, tell=tell))
 
 
 def _facts(found: GpuPlatform) -> Table:

@@ -107,7 +107,7 @@ def _width(dim: int) -> int:
 
 
 def _name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else "interpreter"
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "Triton's interpreter"
 
 
 class _Entry(Config):
