@@ -5,8 +5,8 @@ that are left are read over the link. With a target for the latency, the fewest 
 
 *The CPU.* A long bag of rows in host memory is one row when the CPU has added it up. The tables with the longest bags
 are given to it, more and more of them, each time with hot rows chosen anew for the others. Or it adds up what is not
-hot of some large tables, those with the longest bags or those with the shortest first, while what is not hot of the
-others is read over the link. The fastest is taken.
+hot of some large tables, whose bags are from some length to some other, while what is not hot of the others is read
+over the link. The fastest is taken.
 
 *Dtypes.* Of those that are allowed: each for all tables, and each pair, one for large tables and one for the others.
 
@@ -21,7 +21,7 @@ with one GPU more memory never is predicted to take longer.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import permutations
+from itertools import combinations, permutations
 
 from recsys.dataflow.gpu_choice import Choice, places_of, row_bytes, written_out
 from recsys.dataflow.gpu_cost import GpuCostModel, Load, Predicted
@@ -149,9 +149,9 @@ class _Planner:
         if self.model.gpu.cpu is not None and everything > memory * self.gpus:
             order = self._large()
             counts = [n for n in CPU_TABLES if n <= len(order)]
-            shared = [one[:n] for one in (order, order[::-1]) for n in (*counts, len(order))]
             found += [self._placed(memory, dtypes, cpu=order[:n]) for n in counts]
-            found += [self._placed(memory, dtypes, shared=one) for one in dict.fromkeys(map(frozenset, shared))]
+            ends = sorted({0, *counts, len(order)})
+            found += [self._placed(memory, dtypes, shared=frozenset(order[a:b])) for a, b in combinations(ends, 2)]
         return min(found, key=lambda one: one.us)
 
     def _placed(

@@ -12,12 +12,17 @@ from hypothesis import strategies as st
 from recsys.dataflow.gpu_cost import GpuCostModel
 from recsys.dataflow.gpu_plan import GpuPlan
 from recsys.dataflow.gpu_planner import latencies, plan
-from recsys.dataflow.gpu_platform import find
+from recsys.dataflow.gpu_platform import CpuReading, GpuPlatform, find
 from recsys.dataflow.heat import assumed
 from recsys.dataflow.workload import Dtype, Workload
 from recsys.errors import ConfigError
 from tests.dataflow.gpu_made import gpu, workload, workloads
 
+FAR = gpu(
+    host=tuple(one.model_copy(update={"ns": 1e5}) for one in gpu().host),
+    cpu=CpuReading(cores=16, call_us=0.1, row_ns=((256, 3.0), (512, 4.5)), scan_ns=0.1),
+)
+"""The CPU is worth its while where batches are small, too."""
 DTYPES = st.sampled_from([(), ("fp16",), ("fp32", "int8"), ("fp32", "fp16", "int8")])
 
 
@@ -50,11 +55,15 @@ def test_a_plan_fits_places_every_row_once_and_is_the_same_again(
 
 
 @settings(max_examples=60)
-@given(workloads(), st.lists(st.floats(0, 1.2), min_size=2, max_size=6), DTYPES)
-def test_more_memory_is_never_predicted_slower(drawn: Workload, shares: list[float], dtypes: tuple[Dtype, ...]) -> None:
+@given(workloads(), st.lists(st.floats(0, 1.2), min_size=2, max_size=6), DTYPES, st.sampled_from([gpu(), FAR]))
+def test_more_memory_is_never_predicted_slower(
+    drawn: Workload, shares: list[float], dtypes: tuple[Dtype, ...], made: GpuPlatform
+) -> None:
     memories = [int(share * drawn.bytes) for share in sorted(shares)]
-    us = latencies(GpuCostModel(drawn, gpu()), assumed(drawn), memories, dtypes=dtypes)
+    model, heat = GpuCostModel(drawn, made), assumed(drawn)
+    us = latencies(model, heat, memories, dtypes=dtypes)
     assert all(b <= a + 1e-6 for a, b in pairwise(us))
+    assert plan(model, heat, memories[0], dtypes=dtypes).schedules[-1].predicted_us == pytest.approx(us[0], abs=1e-3)
 
 
 def test_hot_rows_win_over_random_ones_and_small_tables_go_first() -> None:
