@@ -184,16 +184,16 @@ class Load:
         given = places or {}
         own = [given.get(slot.table.name, Place()) for slot in self.slots]
         here = np.array([only is None or only.get(slot.table.name, False) for slot in self.slots], dtype=bool)
-        cpu = np.array([place.cpu for place in own], dtype=bool) & here
-        shared = np.array([place.shared for place in own], dtype=bool) & here & ~cpu
+        cpu = np.array([place.cpu for place in own], dtype=bool)
+        shared = np.array([place.shared for place in own], dtype=bool) & ~cpu
         host = np.array([place.host for place in own])
         read = self._read(host) * (here & ~cpu)
         link = read * self._link_ns(own) * ~shared
         split = np.array([place.split for place in own], dtype=bool) | shared
         gpu_us, lookups = self._gpu_us(here & ~cpu, host * ~shared, link, split)
         cpu_us = copy_us = 0.0
-        if (cpu | shared).any():
-            cpu_us, copy_us, parts = self._cpu_us(cpu, shared, host)
+        if ((cpu | shared) & here).any():
+            cpu_us, copy_us, parts = self._cpu_us(cpu, shared, here, host)
             lookups += parts
         bound = self._bound_us(here & ~cpu, read, shared)
         return Predicted(max(gpu_us, cpu_us) + copy_us, gpu_us, cpu_us, copy_us, lookups, bound)
@@ -242,9 +242,12 @@ class Load:
         return total, lookups
 
     def _cpu_us(
-        self, cpu: npt.NDArray[np.bool_], shared: npt.NDArray[np.bool_], host: Floats
+        self, cpu: npt.NDArray[np.bool_], shared: npt.NDArray[np.bool_], here: npt.NDArray[np.bool_], host: Floats
     ) -> tuple[float, float, Floats]:
-        """The call and its rows, the copy of the columns with what puts them where they belong, and look-ups' parts."""
+        """The call and its rows; the copy of columns and what puts them where they belong; and look-ups' parts.
+
+        One CPU works for all GPUs, and is done with all its look-ups at a time; copied are those of this GPU.
+        """
         gpu, read = self.model.gpu, self.model.gpu.cpu
         assert read is not None
         ns = np.array([read.ns(slot.table.row_bytes) for slot in self.slots])
@@ -252,10 +255,10 @@ class Load:
         columns = self.batch * np.array([slot.table.dim for slot in self.slots])
         passed = 4 + self.model.out_bytes * (1 + shared)  # of a column on the GPU: adding to it reads it as well
         copied = columns * (4 / gpu.to_gpu_gbs + passed / gpu.copy_gbs)
-        own = cpu | shared
-        cpu_us, copy_us = (one * own / 1e3 for one in (rows, copied))
-        launches = 2 * gpu.launched_us(1)
-        each = cpu_us + copy_us + own * (read.call_us + launches) / own.sum()
+        work, own = cpu | shared, (cpu | shared) & here
+        cpu_us, copy_us = rows * work / 1e3, copied * own / 1e3
+        launches = gpu.replay_us + gpu.kernel_us  # a graph of its own, of two kernels
+        each = (cpu_us + read.call_us / work.sum() + copy_us + launches / own.sum()) * own
         return float(cpu_us.sum()) + read.call_us, float(copy_us.sum()) + launches, each
 
     def _bound_us(self, here: npt.NDArray[np.bool_], read: Floats, shared: npt.NDArray[np.bool_]) -> float:

@@ -144,9 +144,7 @@ class _Planner:
     def _cpus(self, memory: int, dtypes: Mapping[str, Dtype]) -> Choice:
         """The fastest of the plans in which the CPU has, or shares, none, one, two, … of the large tables."""
         found = [self._placed(memory, dtypes)]
-        row = row_bytes(self.model.workload, dtypes)
-        everything = sum(table.rows * row[table.name] for table in self.model.workload.tables)
-        if self.model.gpu.cpu is not None and everything > memory * self.gpus:
+        if self.model.gpu.cpu is not None:
             order = self._large()
             counts = [n for n in CPU_TABLES if n <= len(order)]
             found += [self._placed(memory, dtypes, cpu=order[:n]) for n in counts]

@@ -90,6 +90,18 @@ def test_of_a_shared_table_the_cpu_sees_all_ids_and_reads_some_rows() -> None:
     assert load.us().us < none.us
 
 
+def test_one_cpu_works_for_all_gpus() -> None:
+    load = GpuCostModel(workload([1_000_000] * 3, dim=128, ids=100), gpu()).load(512)
+    places = {"t0": Place(cpu=True), "t1": Place(host=0.5, split=True, shared=True), "t2": Place()}
+    both, *each = (load.us(places, only) for only in (None, {"t0": True}, {"t1": True}, {"t2": True}))
+    assert [one.cpu_us for one in each] == [both.cpu_us, both.cpu_us, 0.0]
+    assert each[2].us == each[2].gpu_us
+    assert 0 == each[2].copy_us < each[0].copy_us < both.copy_us
+    assert sum(one.lookups.sum() for one in each) == pytest.approx(
+        sum(one.gpu_us + one.copy_us for one in each) + both.cpu_us
+    )
+
+
 def test_each_kind_of_rows_is_a_launch_of_its_own() -> None:
     model = GpuCostModel(workload([100, 100]), gpu())
     mixed = model.load(1, {"t1": "fp16"}).us().us
