@@ -31,8 +31,6 @@ PIECE, PIECES = 128, 64
 
 SCANNED = 8
 """Times as many ids are dropped by the CPU as it reads rows: one takes so little."""
-_DROPPED = 128
-"""Bytes of rows that are dropped: few, so that there are many of them, whose bits take some MB."""
 
 
 @dataclass(frozen=True)
@@ -204,7 +202,7 @@ def _cpus(bench: Bench) -> Iterator[Probe]:
     for width, ids in ((256, bench.sizes.host_ids), (512, bench.sizes.host_ids), (256, 1)):
         yield Probe(("cpu", width, ids), partial(_on_cpu, bench, width, ids))
     dropped = SCANNED * bench.sizes.host_ids
-    yield Probe(("cpu scan", dropped), partial(_on_cpu, bench, _DROPPED, dropped, dropped=True))
+    yield Probe(("cpu scan", dropped), partial(_on_cpu, bench, 256, dropped, dropped=True))
 
 
 def _on_cpu(bench: Bench, width: int, ids: int, dropped: bool = False) -> Times:
