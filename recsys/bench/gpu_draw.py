@@ -115,12 +115,13 @@ def filled(made: Tensor, to: Tensor) -> Tensor:
 
 
 def slots(workload: Workload, rows: dict[str, GpuRows]) -> list[GpuSlot]:
-    """The look-ups side by side."""
+    """The look-ups side by side; those of tables that are not in `rows` have columns, and nothing to fill them."""
     found, column = [], 0
     for feature, lookup in enumerate(workload.lookups):
         pooling = "mean" if lookup.pooling == "mean" else "sum"
-        found.append(GpuSlot(lookup.name, feature, rows[lookup.table], column, pooling, lookup.ids.mean))  # type: ignore[arg-type]
-        column += rows[lookup.table].dim
+        if lookup.table in rows:
+            found.append(GpuSlot(lookup.name, feature, rows[lookup.table], column, pooling, lookup.ids.mean))  # type: ignore[arg-type]
+        column += workload.table(lookup.table).dim
     return found
 
 

@@ -1,8 +1,9 @@
 """A model larger than the GPU's memory: latency by the memory that its tables may take there.
 
 All rows lie in pinned host memory once; what a budget allows is copied to the GPU as well. Hot rows are those of a
-sample of ids, and what is measured are ids of other samples. Beside ours: all rows on the host, random rows on the
-GPU, and the CPU's own look-ups on all cores.
+sample of ids, and what is measured are ids of other samples. Times are by the clock, from ids that GPU and CPU both
+have, as in a session, until all columns are filled on the GPU. Beside ours: the best plan without the CPU, all rows on
+the host, random rows on the GPU, and the CPU's own look-ups on all cores, into its own memory.
 
 The bound is max(HBM bytes ÷ HBM bandwidth, host bytes ÷ link bandwidth) for the best hot rows of that budget, known
 from what the ids were drawn from. The link gives that bandwidth to rows that lie one behind the other; beside it stands
@@ -12,7 +13,10 @@ the bound with as many rows a second as it was measured to give of rows that are
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -25,7 +29,7 @@ from recsys.bench.gpu_draw import sample
 from recsys.bench.gpu_larger_rig import LINE, LargerRig, at_random, placed
 from recsys.dataflow.gpu_cost import GpuCostModel
 from recsys.dataflow.gpu_default import room
-from recsys.dataflow.gpu_plan import GpuPlan
+from recsys.dataflow.gpu_plan import GpuPlan, Where
 from recsys.dataflow.gpu_planner import plan
 from recsys.dataflow.gpu_platform import GpuPlatform
 from recsys.dataflow.heat import Heat, assumed, counted
@@ -37,6 +41,9 @@ __all__ = ["BUDGETS", "measure"]
 
 BUDGETS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0)
 """Shares of the memory that tables may take on the GPU."""
+
+ON_CPU: tuple[Where, ...] = ("shared", "cpu")
+"""Where tables lie of which the CPU adds up rows."""
 
 Row = Mapping[str, Any]
 
@@ -97,22 +104,34 @@ def measure(
         "absent": {"fbgemm-lru": "its cache keeps rows in managed memory, which is never used here"},
     }
     began(about)
-    model = GpuCostModel(workload, gpu.model_copy(update={"cpu": None}))
+    model, alone = (GpuCostModel(workload, one) for one in (gpu, gpu.model_copy(update={"cpu": None})))
     rows = []
     for budget in tqdm(budgets, desc="budgets", unit="budget", disable=None):
         size = int(budget * room_bytes)
         made = plan(model, heat, size, batches=[batch], ids=f"counted in {examples:,} examples")
-        ours = {table.name: made.hot_rows(table.name) for table in made.tables}
+        ours = _times(rig, made, memory)
+        link = made
+        if any(table.place in ON_CPU for table in made.tables):
+            link = plan(alone, heat, size, batches=[batch])
         row = {
             "budget": budget,
             "bytes": size,
+            "places": dict(Counter(table.place for table in made.tables)),
             **_told(made, model, size, batch),
-            "ours": rig.times(placed(rig, ours, memory)),
+            "link_predicted_us": link.schedules[0].predicted_us,
+            "ours": ours,
+            "link": ours if link is made else _times(rig, link, memory),
             "random": rig.times(placed(rig, at_random(workload, size, device), memory)),
         }
         rows.append(row)
         found(row)
     return {**about, "rows": rows}
+
+
+def _times(rig: LargerRig, made: GpuPlan, memory: torch.Tensor) -> dict[str, float]:
+    """Of what a plan says."""
+    hot = {table.name: made.hot_rows(table.name) for table in made.tables}
+    return rig.times(placed(rig, hot, memory, {table.name for table in made.tables if table.place in ON_CPU}))
 
 
 def _count(workload: Workload, device: torch.device, ids: int) -> tuple[dict[str, Heat], int]:
@@ -128,7 +147,9 @@ def _count(workload: Workload, device: torch.device, ids: int) -> tuple[dict[str
             values, _ = sample(lookup.ids, rows, min(step, examples - at), generator)
             total += torch.bincount(values, minlength=rows)
         hits[lookup.table] = hits.get(lookup.table, 0) + total.cpu().numpy()
-    return counted(hits, examples), examples
+    # The plans of a budget have the same hot rows, and to find these takes most of the time.
+    heat = {name: replace(one, chosen=lru_cache(1)(one.chosen)) for name, one in counted(hits, examples).items()}
+    return heat, examples
 
 
 def _told(made: GpuPlan, model: GpuCostModel, size: int, batch: int) -> dict[str, float]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -12,6 +14,7 @@ from tqdm import tqdm
 
 from recsys.bench.gpu_draw import BLOCK, Drawn, block, draw, expected, filled, slots
 from recsys.data.batch import JaggedIds
+from recsys.dataflow.gpu_stage import CpuPart
 from recsys.dataflow.gpu_timing import captured
 from recsys.dataflow.kernels.cpu import CpuKernels, isas
 from recsys.dataflow.kernels.gpu.kernels import GpuKernels
@@ -23,7 +26,7 @@ from recsys.dataflow.storage import Rows, view
 from recsys.dataflow.workload import Workload
 from recsys.errors import ConfigError
 
-__all__ = ["LINE", "LargerRig", "at_random", "placed"]
+__all__ = ["LINE", "LargerRig", "Placed", "at_random", "placed"]
 
 DIFFERENT = 40
 """Batches with ids of their own, that are timed in turn."""
@@ -32,6 +35,14 @@ LINE = 64
 """Bytes at whose multiples tables begin."""
 _PIECE = 1 << 20
 """Rows that are filled or gathered at a time."""
+
+
+@dataclass(frozen=True)
+class Placed:
+    """What looks up: the GPU's kernels, and the CPU's part, if it has one."""
+
+    gpu: GpuKernels
+    cpu: CpuPart | None = None
 
 
 class LargerRig:
@@ -59,6 +70,7 @@ class LargerRig:
         pinned(sum(_whole(table.rows * table.row_bytes) for table in workload.tables), self._fill)
         generator = torch.Generator(device).manual_seed(1)
         self.drawn = [draw(workload, batch, generator) for _ in range(min(calls, DIFFERENT))]
+        self.ids = [self._on_host(one) for one in self.drawn]
         self.width = self.dim * len(workload.lookups)
         self.x = torch.empty(batch, self.width, device=device)
         self.unknown = torch.zeros(1, dtype=torch.int32, device=device)
@@ -75,16 +87,21 @@ class LargerRig:
                     bar.update(part.nbytes / 1e9)
                 at += _whole(size)
 
-    def times(self, kernels: GpuKernels) -> dict[str, float]:
-        """µs of a captured launch, its ids being new each time."""
-        self._check(kernels)
+    def _on_host(self, drawn: Drawn) -> JaggedIds:
+        names = tuple(lookup.name for lookup in self.workload.lookups)
+        return JaggedIds(names, drawn.values.cpu(), None if drawn.offsets is None else drawn.offsets.cpu())
+
+    def times(self, made: Placed) -> dict[str, float]:
+        """µs by the clock, until all columns are filled, of captured launches and what the CPU does beside them.
+
+        Ids are new each time, and lie on both sides, as those of a session do.
+        """
+        self._check(made)
         most = max(len(one.values) for one in self.drawn)
         values = torch.zeros(most, dtype=torch.int64, device=self.device)
         offsets = None if self.drawn[0].offsets is None else self.drawn[0].offsets.clone()
-        kernels.prepare(self.batch, offsets is None)
-
-        def launch() -> None:
-            kernels.launch(values, offsets, None, self.x, self.unknown)
+        stage = None if made.cpu is None else made.cpu.stage(self.batch, self.device)
+        made.gpu.prepare(self.batch, offsets is None)
 
         def fill(one: Drawn) -> None:
             values[: len(one.values)].copy_(one.values)
@@ -92,28 +109,48 @@ class LargerRig:
                 offsets.copy_(one.offsets)
 
         fill(self.drawn[0])
-        if self.device.type != "cuda":
-            return _figures([_wall(fill, one) + _wall(launch) for one in self._turns()])
-        graph, stream = captured([launch], self.device), torch.cuda.current_stream(self.device)
-        events = [[torch.cuda.Event(enable_timing=True) for _ in range(2)] for _ in range(self.calls)]  # type: ignore[no-untyped-call]
-        for one, (start, end) in zip(self._turns(), events, strict=True):
-            fill(one)
-            start.record(stream)
-            graph.replay()
-            end.record(stream)
-        stream.synchronize()
-        return _figures([start.elapsed_time(end) * 1e3 for start, end in events])
+        first = self._ready(partial(made.gpu.launch, values, offsets, None, self.x, self.unknown))
+        rest = None if stage is None else self._ready(partial(stage.launch, self.x))
 
-    def _turns(self) -> list[Drawn]:
-        """As many batches as are timed, the same one again only after all others."""
-        return [self.drawn[k % len(self.drawn)] for k in range(self.calls)]
+        def run(ids: JaggedIds) -> None:
+            first()
+            if stage is not None and rest is not None:
+                stage.fill(ids)
+                rest()
+            self._wait()
 
-    def _check(self, kernels: GpuKernels) -> None:
+        found = []
+        for turn in self._turns():
+            fill(self.drawn[turn])
+            self._wait()
+            start = time.perf_counter()
+            run(self.ids[turn])
+            found.append((time.perf_counter() - start) * 1e6)
+        return _figures(found)
+
+    def _ready(self, launch: Callable[[], None]) -> Callable[[], None]:
+        """What launches the same as a graph."""
+        return captured([launch], self.device).replay if self.device.type == "cuda" else launch
+
+    def _wait(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.current_stream(self.device).synchronize()
+
+    def _turns(self) -> list[int]:
+        """Which batches are timed, the same one again only after all others."""
+        return [k % len(self.drawn) for k in range(self.calls)]
+
+    def _check(self, made: Placed) -> None:
         """Every column of some bags is what the slow way gives."""
         drawn = draw(self.workload, CHECKED, torch.Generator(self.device).manual_seed(2))
         x = torch.full((CHECKED, self.width), torch.nan, device=self.device)
-        kernels.prepare(CHECKED, drawn.offsets is None)
-        kernels.launch(drawn.values, drawn.offsets, None, x, self.unknown)
+        made.gpu.prepare(CHECKED, drawn.offsets is None)
+        made.gpu.launch(drawn.values, drawn.offsets, None, x, self.unknown)
+        if made.cpu is not None:
+            stage = made.cpu.stage(CHECKED, self.device)
+            self.unknown += stage.fill(self._on_host(drawn))
+            stage.launch(x)
+            self._wait()
         numbers = Rows(self.made, self.dim, self.dtype).read().to(self.device)
         right = expected(numbers, [table.dim for table in self.workload.tables], drawn, CHECKED)
         off = float((x - right).norm() / right.norm())
@@ -133,11 +170,9 @@ class LargerRig:
         for cores in sorted({len(cpus), max(1, len(cpus) // 2)}):
             kernels = CpuKernels(own, cpus=cpus[:cores], schedules=[spread(names, cores)])
             times = []
-            for one in self._turns()[: max(2, self.calls // 4)]:
-                offsets = None if one.offsets is None else one.offsets.cpu()
-                ids = JaggedIds(tuple(names), one.values.cpu(), offsets)
+            for turn in self._turns()[: max(2, self.calls // 4)]:
                 start = time.perf_counter()
-                kernels.look_up(ids, x)
+                kernels.look_up(self.ids[turn], x)
                 times.append((time.perf_counter() - start) * 1e6)
             found.append({**_figures(times[len(times) // 5 :]), "cores": cores})
         return min(found, key=lambda one: one["p50_us"])
@@ -146,12 +181,6 @@ class LargerRig:
 def _whole(size: int) -> int:
     """Bytes of the lines that hold so many."""
     return -(-size // LINE) * LINE
-
-
-def _wall(call: Callable[..., None], *arguments: object) -> float:
-    start = time.perf_counter()
-    call(*arguments)
-    return (time.perf_counter() - start) * 1e6
 
 
 def _figures(times: Sequence[float]) -> dict[str, float]:
@@ -173,14 +202,26 @@ def at_random(workload: Workload, size: int, device: torch.device) -> dict[str, 
     return found
 
 
-def placed(rig: LargerRig, hot: Mapping[str, Tensor | bool], memory: Tensor) -> GpuKernels:
-    """Kernels of tables whose hot rows are in the GPU's memory: made there, since all rows are of one block."""
-    held, at = {}, 0
+def placed(rig: LargerRig, hot: Mapping[str, Tensor | bool], memory: Tensor, cpu: Collection[str] = ()) -> Placed:
+    """Kernels of tables whose hot rows are in the GPU's memory: made there, since all rows are of one block.
+
+    Args:
+        rig: Its rows on the host, and its look-ups.
+        hot: Which rows of each table the GPU has.
+        memory: Where it has them.
+        cpu: Tables whose other rows the CPU adds up; those of others are read over the link.
+    """
+    held: dict[str, GpuRows] = {}
+    skip: dict[str, Tensor | None] = {}
+    at = 0
     for name, rows in rig.host.items():
         count, row = len(rows.data), rows.data.shape[1] * rows.data.element_size()
         chosen = hot[name]
         if not isinstance(chosen, bool) and bool(chosen.all()) | bool(~chosen.any()):
             chosen = bool(chosen.any())
+        if chosen is False and name in cpu:
+            skip[name] = None
+            continue
         if chosen is False:
             held[name] = GpuRows(count, rows.dim, rows.dtype, None, rows.data)
             continue
@@ -191,10 +232,22 @@ def placed(rig: LargerRig, hot: Mapping[str, Tensor | bool], memory: Tensor) -> 
             held[name] = GpuRows(count, rows.dim, rows.dtype, filled(rig.near, near))
             continue
         _gather(rig.near, chosen.to(memory.device), near)
-        held[name] = GpuRows(
-            count, rows.dim, rows.dtype, near, rows.data, remap(chosen).to(memory.device), whole_host=True
-        )
-    return GpuKernels(slots(rig.workload, held), rig.device)
+        words = remap(chosen)
+        far = None if name in cpu else rows.data
+        held[name] = GpuRows(count, rows.dim, rows.dtype, near, far, words.to(memory.device), far is not None)
+        if name in cpu:
+            skip[name] = words[:, 0].contiguous()
+    return Placed(GpuKernels(slots(rig.workload, held), rig.device), _cpu_part(rig, skip))
+
+
+def _cpu_part(rig: LargerRig, skip: Mapping[str, Tensor | None]) -> CpuPart | None:
+    """Look-ups of the tables in `skip`, without the rows that it tells."""
+    own = [
+        Slot(n.name, f, rig.host[n.table], f * rig.dim, "mean" if n.pooling == "mean" else "sum", skip[n.table])
+        for f, n in enumerate(rig.workload.lookups)
+        if n.table in skip
+    ]
+    return CpuPart(own) if own else None
 
 
 def _gather(made: Tensor, chosen: Tensor, to: Tensor) -> None:

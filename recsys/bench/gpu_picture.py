@@ -28,6 +28,8 @@ def draw(found: Mapping[str, Any], path: Path) -> None:
     axes.plot(memory, [row["ours"]["p50_us"] for row in rows], "o-", color="#0072b2", label="planned, p50")
     axes.plot(memory, [row["ours"]["p99_us"] for row in rows], "o:", color="#0072b2", label="planned, p99")
     axes.plot(memory, [row["predicted_us"] for row in rows], "x--", color="#009e73", label="predicted")
+    link = [row["link"]["p50_us"] for row in rows]
+    axes.plot(memory, link, "^-", color="#56b4e9", label="planned without the CPU, p50")
     axes.plot(memory, [row["random"]["p50_us"] for row in rows], "s-", color="#e69f00", label="random rows, p50")
     axes.plot(memory, [row["bound_us"] for row in rows], "-", color="black", label="bound of the best rows")
     axes.plot(memory, [row["read_bound_us"] for row in rows], ":", color="black", label="bound as the link reads rows")

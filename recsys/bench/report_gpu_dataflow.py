@@ -22,8 +22,9 @@ Report = tuple[dict[str, str], list[Cells]]
 
 _PREDICTED = ("workload", "ids", "dim", "batch", "predicted, µs", "measured, µs", "off by", "TB/s", "not cached",
               "processors, µs", "memory, µs", "waits, µs")  # fmt: skip
-_LARGER = ("budget", "GB", "host ids", "best", "predicted, µs", "p50, µs", "p99, µs", "random p50", "p99", "bound, µs",
-           "p50 ÷ bound", "bound of reads, µs", "p50 ÷ that")  # fmt: skip
+_LARGER = ("budget", "GB", "host ids", "best", "CPU tables", "predicted, µs", "p50, µs", "p99, µs", "link only p50",
+           "link only p99", "random p50", "random p99", "bound, µs", "p50 ÷ bound", "bound of reads, µs",
+           "p50 ÷ that")  # fmt: skip
 
 
 def predicted_gpu(found: Row) -> Report:
@@ -69,6 +70,8 @@ def _predicted_row(row: Row) -> tuple[str, ...]:
 def larger_gpu(found: Row) -> Report:
     """Latency by the memory that tables may take on the GPU."""
     facts = larger_facts(found) | {
+        "figures": "by the clock, from ids that GPU and CPU both have until all columns are filled on the GPU",
+        "CPU tables": "those of which the CPU adds up rows; link only: the best plan in which it has none",
         "bound": "max(HBM bytes ÷ HBM bandwidth, host bytes ÷ link bandwidth) of the best hot rows; of reads: with as "
         "many rows a second as the link was measured to give of so much host memory",
     }
@@ -97,8 +100,8 @@ def larger_cells(found: Row) -> Cells:
 
 def larger_row(row: Row) -> tuple[str, ...]:
     """Of one budget."""
-    ours, chance = row["ours"], row["random"]
-    us = [row["predicted_us"], ours["p50_us"], ours["p99_us"], chance["p50_us"], chance["p99_us"]]
+    ours, measured = row["ours"], ("ours", "link", "random")
+    us = [row["predicted_us"], *(row[name][q] for name in measured for q in ("p50_us", "p99_us"))]
     bounds = [
         (f"{row[key]:,.1f}", f"{ours['p50_us'] / max(row[key], 1e-3):.2f}") for key in ("bound_us", "read_bound_us")
     ]
@@ -106,6 +109,7 @@ def larger_row(row: Row) -> tuple[str, ...]:
         f"{row['budget']:.0%}",
         f"{row['bytes'] / 1e9:.1f}",
         *(f"{row[key]:.2%}" for key in ("host_share", "best_host_share")),
+        str(sum(row["places"].get(place, 0) for place in ("shared", "cpu"))),
         *(f"{one:,.1f}" for one in us),
         *bounds[0],
         *bounds[1],

@@ -24,6 +24,11 @@ passes no more than the cache holds; none, where it passes twice as much.
 read again, and takes longer the more memory they lie in: that of all tables that have any there. They count as
 rows of the GPU as well, and tables that lie there as if they had a remap: what they cost its processors is much the
 same, and beside the link it is little. So more rows on the GPU never take longer.
+
+*The CPU* works beside the GPU. Of its own tables it reads every row; of those that it shares with the GPU it looks at
+every id, and reads the rows that the GPU does not have. What it gives is copied, and put or added where it belongs:
+
+    t = max(t of the launch, t of the CPU) + t of the copy.
 """
 
 from __future__ import annotations
@@ -36,7 +41,8 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-from recsys.dataflow.gpu_platform import KINDS, GpuPlatform, Kind
+from recsys.dataflow.gpu_fit import cache_of, power_of
+from recsys.dataflow.gpu_platform import GpuPlatform
 from recsys.dataflow.gpu_work import ID_BYTES, GpuWork
 from recsys.dataflow.workload import Dtype, Workload, WorkloadTable
 
@@ -46,14 +52,6 @@ Floats = npt.NDArray[np.float64]
 
 LANES = 8
 """Ids of a long bag that are read at a time."""
-POWERS = (1.0, 8.0)
-"""Between these p is sought."""
-PIECE = 128
-"""Bytes of the rows that the readings of an output are filled with."""
-CURVES: tuple[Kind, ...] = ("one", "bag32")
-"""Kinds of bags whose readings tell how much the second cache holds."""
-CACHES = tuple(k / 20 for k in range(4, 25))
-"""Of these the share of the second cache that holds rows."""
 
 
 @dataclass(frozen=True)
@@ -65,12 +63,14 @@ class Place:
         host_rows: Share of its rows from which these are read.
         split: It has a remap.
         cpu: Its look-ups are the CPU's.
+        shared: What would be read over the link is read by the CPU, and added up there.
     """
 
     host: float = 0.0
     host_rows: float = 1.0
     split: bool = False
     cpu: bool = False
+    shared: bool = False
 
 
 @dataclass(frozen=True)
@@ -80,14 +80,16 @@ class Predicted:
     Attributes:
         us: Until all columns are filled.
         gpu_us: Of the GPU's launches.
-        cpu_us: Of the CPU's look-ups, with the copy of what they give; 0: it has none.
-        lookups: [look-ups] what each has a part of; they sum to `gpu_us` and, of the CPU's, to `cpu_us`.
+        cpu_us: Of the CPU's look-ups, which are done meanwhile; 0: it has none.
+        copy_us: Of the copy of what these give, which follows, until it is where it belongs.
+        lookups: [look-ups] what each has a part of; they sum to `gpu_us`, `cpu_us` and `copy_us`.
         bound_us: No less: bytes of the GPU's memory and of the link by what these give at most.
     """
 
     us: float
     gpu_us: float
     cpu_us: float
+    copy_us: float
     lookups: Floats
     bound_us: float
 
@@ -104,8 +106,8 @@ class GpuCostModel:
     def __init__(self, workload: Workload, gpu: GpuPlatform, out_bytes: int = 4) -> None:
         self.workload, self.gpu, self.out_bytes = workload, gpu, out_bytes
         self.single = all(one.ids.bags == ((1, 1.0),) for one in workload.lookups)
-        self.power = _power(gpu)
-        self.cache = _cache(gpu, self.power)
+        self.power = power_of(gpu)
+        self.cache = cache_of(gpu, self.power)
         self._loads: dict[tuple[int, tuple[Dtype, ...]], Load] = {}
 
     @property
@@ -182,17 +184,19 @@ class Load:
         given = places or {}
         own = [given.get(slot.table.name, Place()) for slot in self.slots]
         here = np.array([only is None or only.get(slot.table.name, False) for slot in self.slots], dtype=bool)
-        cpu = np.array([place.cpu for place in own], dtype=bool) & here
+        cpu = np.array([place.cpu for place in own], dtype=bool)
+        shared = np.array([place.shared for place in own], dtype=bool) & ~cpu
         host = np.array([place.host for place in own])
         read = self._read(host) * (here & ~cpu)
-        link = read * self._link_ns(own)
-        split = np.array([place.split for place in own], dtype=bool)
-        gpu_us, lookups = self._gpu_us(here & ~cpu, host, link, split)
-        cpu_us = 0.0
-        if cpu.any():
-            cpu_us, parts = self._cpu_us(cpu)
-            lookups[cpu] = parts[cpu]
-        return Predicted(max(gpu_us, cpu_us), gpu_us, cpu_us, lookups, self._bound_us(here & ~cpu, read))
+        link = read * self._link_ns(own) * ~shared
+        split = np.array([place.split for place in own], dtype=bool) | shared
+        gpu_us, lookups = self._gpu_us(here & ~cpu, host * ~shared, link, split)
+        cpu_us = copy_us = 0.0
+        if ((cpu | shared) & here).any():
+            cpu_us, copy_us, parts = self._cpu_us(cpu, shared, here, host)
+            lookups += parts
+        bound = self._bound_us(here & ~cpu, read, shared)
+        return Predicted(max(gpu_us, cpu_us) + copy_us, gpu_us, cpu_us, copy_us, lookups, bound)
 
     def _read(self, host: Floats) -> Floats:
         """Rows that are read over the link, where so many of the ids, of the coldest rows, are on the host."""
@@ -206,7 +210,11 @@ class Load:
 
     def _link_ns(self, own: list[Place]) -> Floats:
         """Of a row that is read over the link."""
-        places = {slot.table.name: place for slot, place in zip(self.slots, own, strict=True) if not place.cpu}
+        places = {
+            slot.table.name: place
+            for slot, place in zip(self.slots, own, strict=True)
+            if not (place.cpu or place.shared)
+        }
         region = sum(
             self.tables[name].rows * self.tables[name].row_bytes * place.host_rows
             for name, place in places.items()
@@ -233,20 +241,32 @@ class Load:
             lookups[own] = (each + waits / len(own)) / 1e3
         return total, lookups
 
-    def _cpu_us(self, cpu: npt.NDArray[np.bool_]) -> tuple[float, Floats]:
-        """The call, its rows, and the copy of the columns."""
+    def _cpu_us(
+        self, cpu: npt.NDArray[np.bool_], shared: npt.NDArray[np.bool_], here: npt.NDArray[np.bool_], host: Floats
+    ) -> tuple[float, float, Floats]:
+        """The call and its rows; the copy of columns and what puts them where they belong; and look-ups' parts.
+
+        One CPU works for all GPUs, and is done with all its look-ups at a time; copied are those of this GPU.
+        """
         gpu, read = self.model.gpu, self.model.gpu.cpu
         assert read is not None
-        ids = np.array([slot.ids for slot in self.slots])
         ns = np.array([read.ns(slot.table.row_bytes) for slot in self.slots])
-        columns = np.array([slot.table.dim for slot in self.slots])
-        each = (ids * ns + self.batch * columns * 4 / gpu.to_gpu_gbs) / 1e3 * cpu
-        fixed = read.call_us + 2 * gpu.launched_us(1)
-        return float(each.sum()) + fixed, each + fixed / cpu.sum()
+        rows = self._ids * (ns * np.where(shared, host, 1.0) + read.scan_ns * shared)
+        columns = self.batch * np.array([slot.table.dim for slot in self.slots])
+        passed = 4 + self.model.out_bytes * (1 + shared)  # of a column on the GPU: adding to it reads it as well
+        copied = columns * (4 / gpu.to_gpu_gbs + passed / gpu.copy_gbs)
+        work, own = cpu | shared, (cpu | shared) & here
+        cpu_us, copy_us = rows * work / 1e3, copied * own / 1e3
+        launches = gpu.replay_us + gpu.kernel_us  # a graph of its own, of two kernels
+        each = (cpu_us + read.call_us / work.sum() + copy_us + launches / own.sum()) * own
+        return float(cpu_us.sum()) + read.call_us, float(copy_us.sum()) + launches, each
 
-    def _bound_us(self, here: npt.NDArray[np.bool_], read: Floats) -> float:
+    def _bound_us(self, here: npt.NDArray[np.bool_], read: Floats, shared: npt.NDArray[np.bool_]) -> float:
+        """By bytes; rows that the CPU reads take none."""
         gpu, sizes = self.model.gpu, np.array([slot.table.row_bytes for slot in self.slots])
-        return float(max(self.bytes[here].sum() / gpu.copy_gbs, (read * sizes).sum() / gpu.to_gpu_gbs)) / 1e3
+        near = self.bytes - read * np.array([slot.row_bytes for slot in self.slots]) * shared
+        link = (read * sizes * ~shared).sum()
+        return float(max(near[here].sum() / gpu.copy_gbs, link / gpu.to_gpu_gbs)) / 1e3
 
 
 def _together(parts: Floats, power: float) -> tuple[float, Floats]:
@@ -262,37 +282,3 @@ def _together(parts: Floats, power: float) -> tuple[float, Floats]:
     weights = (sums / whole) ** (power - 1)
     each: Floats = weights @ parts
     return whole, each
-
-
-def _power(gpu: GpuPlatform) -> float:
-    """The p by which the largest output is told: from what the processors need of a KiB, and what the memory needs."""
-    near = 1024 / PIECE * gpu.bag_ns("one", PIECE, gpu.sets[0], gpu.batches[-1])
-    far, told = 1024 * (1 + ID_BYTES / PIECE) / gpu.copy_gbs, gpu.write_ns[-1][1]
-    low, high = POWERS
-    for _ in range(40):
-        middle = (low + high) / 2
-        low, high = (middle, high) if (near**middle + far**middle) ** (1 / middle) > told else (low, middle)
-    return round(high, 2)
-
-
-def _cache(gpu: GpuPlatform, power: float) -> float:
-    """Bytes that the second cache holds of rows."""
-    own = [one for one in gpu.gather if (one.dtype, one.bags) == ("fp32", gpu.most_sets)]
-    sets = np.array(sorted({one.working_set for one in own}), dtype=np.float64)
-    if not gpu.l2 or len(sets) < 3:
-        return float(gpu.l2)
-    curves: list[tuple[Floats, float]] = []
-    for width in sorted({one.row_bytes for one in own}):
-        for kind in CURVES:
-            ns = np.array([gpu.bag_ns(kind, width, size, gpu.most_sets) for size in sets])
-            curves.append((ns, KINDS[kind] * width / gpu.copy_gbs))
-
-    def off(cache: float) -> float:
-        missed, total = 1 - np.minimum(1.0, cache / sets), 0.0
-        for ns, memory in curves:
-            far = max(ns[0], max(ns[-1] ** power - memory**power, 0.0) ** (1 / power))
-            told = ((ns[0] + missed * (far - ns[0])) ** power + (missed * memory) ** power) ** (1 / power)
-            total += float(np.abs(np.log(told / ns)).sum())
-        return total
-
-    return min((off(share * gpu.l2), share * gpu.l2) for share in CACHES)[1]

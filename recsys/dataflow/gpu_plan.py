@@ -27,8 +27,7 @@ Where = Literal["device", "host", "split", "shared", "cpu"]
 - device: all of it in the GPU's memory;
 - host: all of it in pinned host memory, which the GPU reads over the link;
 - split: its hot rows in the GPU's memory, the others in pinned host memory;
-- shared: its hot rows in the GPU's memory; the others in host memory, where the CPU adds them up: both add to the same
-  sums;
+- shared: its hot rows in the GPU's memory; the others in host memory, added up by the CPU: both add to the same sums;
 - cpu: in host memory, and its look-ups are done by the CPU, which sends their results: worth it for long bags.
 """
 
@@ -101,11 +100,13 @@ class GpuSchedule(Config):
 
     batch: int = Field(ge=1, le=MOST)
     predicted_us: float = Field(ge=0)
-    """Until the last GPU, and the CPU, have done their look-ups."""
+    """Until all columns are filled: the slower of GPU and CPU, and the copy, of the GPU that is last."""
     gpus: tuple[float, ...]
     """µs of each GPU's launches."""
     cpu_us: float = Field(default=0.0, ge=0)
-    """µs of the CPU's look-ups, and of the copy of what they give."""
+    """µs of the CPU's look-ups, done meanwhile."""
+    copy_us: float = Field(default=0.0, ge=0)
+    """µs of the copy of what they give, which follows, until it is put or added where it belongs."""
     bound_us: float = Field(ge=0)
     """No placement in that memory can be faster: bytes by what the memory and the link give at most."""
 

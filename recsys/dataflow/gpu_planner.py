@@ -4,7 +4,9 @@
 that are left are read over the link. With a target for the latency, the fewest bytes that meet it.
 
 *The CPU.* A long bag of rows in host memory is one row when the CPU has added it up. The tables with the longest bags
-are given to it, more and more of them, each time with hot rows chosen anew for the others; the fastest is taken.
+are given to it, more and more of them, each time with hot rows chosen anew for the others. Or it adds up what is not
+hot of some large tables, whose bags are from some length to some other, while what is not hot of the others is read
+over the link. The fastest is taken.
 
 *Dtypes.* Of those that are allowed: each for all tables, and each pair, one for large tables and one for the others.
 
@@ -19,7 +21,7 @@ with one GPU more memory never is predicted to take longer.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import permutations
+from itertools import combinations, permutations
 
 from recsys.dataflow.gpu_choice import Choice, places_of, row_bytes, written_out
 from recsys.dataflow.gpu_cost import GpuCostModel, Load, Predicted
@@ -34,7 +36,7 @@ __all__ = ["latencies", "plan"]
 LARGE = 0.001
 """Share of all bytes from which a table is large: those may have a dtype of their own, and be the CPU's."""
 CPU_TABLES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
-"""How many may be the CPU's."""
+"""How many may be the CPU's, or shared with it."""
 STEPS = 24
 """Halvings on the way to the fewest bytes that meet a target."""
 MOVES = 64
@@ -140,16 +142,23 @@ class _Planner:
         return [table.name for table in sorted(large, key=lambda t: -longest[t.name])]
 
     def _cpus(self, memory: int, dtypes: Mapping[str, Dtype]) -> Choice:
-        """The fastest of the plans in which the CPU has none, one, two, … of the large tables."""
-        found = [self._placed(memory, dtypes, ())]
-        row = row_bytes(self.model.workload, dtypes)
-        everything = sum(table.rows * row[table.name] for table in self.model.workload.tables)
-        if self.model.gpu.cpu is not None and everything > memory * self.gpus:
+        """The fastest of the plans in which the CPU has, or shares, none, one, two, … of the large tables."""
+        found = [self._placed(memory, dtypes)]
+        if self.model.gpu.cpu is not None:
             order = self._large()
-            found += [self._placed(memory, dtypes, order[:n]) for n in CPU_TABLES if n <= len(order)]
+            counts = [n for n in CPU_TABLES if n <= len(order)]
+            found += [self._placed(memory, dtypes, cpu=order[:n]) for n in counts]
+            ends = sorted({0, *counts, len(order)})
+            found += [self._placed(memory, dtypes, shared=frozenset(order[a:b])) for a, b in combinations(ends, 2)]
         return min(found, key=lambda one: one.us)
 
-    def _placed(self, memory: int, dtypes: Mapping[str, Dtype], cpu: Sequence[str]) -> Choice:
+    def _placed(
+        self,
+        memory: int,
+        dtypes: Mapping[str, Dtype],
+        cpu: Sequence[str] = (),
+        shared: frozenset[str] = frozenset(),
+    ) -> Choice:
         names = [name for name in self.heat if name not in cpu]
         hot: dict[str, int | None] = {
             **dict.fromkeys(cpu),
@@ -158,9 +167,9 @@ class _Planner:
         gpu = dict.fromkeys(self.heat, 0)
         load = self.model.load(self.batch, dtypes)
         if self.gpus > 1:
-            gpu, hot = self._shared(load, memory, dtypes, hot)
-        told = self._told(load, hot, gpu)
-        return Choice(dtypes, hot, gpu, max(one.us for one in told), told)
+            gpu, hot = self._dealt(load, memory, dtypes, hot, shared)
+        told = self._told(load, hot, gpu, shared)
+        return Choice(dtypes, hot, gpu, max(one.us for one in told), shared, told)
 
     def _sack(self, names: Sequence[str], dtypes: Mapping[str, Dtype]) -> Knapsack:
         key = tuple(names), tuple(dtypes[name] for name in names)
@@ -169,20 +178,27 @@ class _Planner:
             self._sacks[key] = Knapsack(heat, row_bytes(self.model.workload, dtypes))
         return self._sacks[key]
 
-    def _told(self, load: Load, hot: Mapping[str, int | None], gpu: Mapping[str, int]) -> list[Predicted]:
-        places = places_of(self.heat, hot)
+    def _told(
+        self, load: Load, hot: Mapping[str, int | None], gpu: Mapping[str, int], shared: frozenset[str]
+    ) -> list[Predicted]:
+        places = places_of(self.heat, hot, shared)
         if self.gpus == 1:
             return [load.us(places)]
         return [load.us(places, {name: at == k for name, at in gpu.items()}) for k in range(self.gpus)]
 
-    def _shared(
-        self, load: Load, memory: int, dtypes: Mapping[str, Dtype], hot: dict[str, int | None]
+    def _dealt(
+        self,
+        load: Load,
+        memory: int,
+        dtypes: Mapping[str, Dtype],
+        hot: dict[str, int | None],
+        shared: frozenset[str],
     ) -> tuple[dict[str, int], dict[str, int | None]]:
         """Tables by GPU, and their hot rows."""
         size = {table.name: (table.rows, table.dim) for table in self.model.workload.tables}
         need = {name: bytes_on_gpu(*size[name], dtypes[name], n or 0) for name, n in hot.items()}
-        us = dict.fromkeys(self.heat, 0.0)
-        for slot, one in zip(load.slots, load.us(places_of(self.heat, hot)).lookups.tolist(), strict=True):
+        us, told = dict.fromkeys(self.heat, 0.0), load.us(places_of(self.heat, hot, shared))
+        for slot, one in zip(load.slots, told.lookups.tolist(), strict=True):
             us[slot.table.name] += one
         busy, left, gpu = [0.0] * self.gpus, [memory] * self.gpus, {}
         for name in sorted(us, key=lambda name: (-us[name], name)):
@@ -191,7 +207,7 @@ class _Planner:
             gpu[name] = k
             busy[k] += us[name]
             left[k] = max(0, left[k] - need[name])
-        return self._moved(load, memory, dtypes, hot, gpu)
+        return self._moved(load, memory, dtypes, hot, gpu, shared)
 
     def _moved(
         self,
@@ -200,6 +216,7 @@ class _Planner:
         dtypes: Mapping[str, Dtype],
         hot: dict[str, int | None],
         gpu: dict[str, int],
+        shared: frozenset[str],
     ) -> tuple[dict[str, int], dict[str, int | None]]:
         """Tables moved from the GPU that needs longest to the one that needs least, as long as that helps."""
         cpu = [name for name, n in hot.items() if n is None]
@@ -209,7 +226,7 @@ class _Planner:
             for k in range(self.gpus):
                 own = [name for name in self.heat if gpu[name] == k and name not in cpu]
                 chosen.update(self._sack(own, dtypes).hot(memory) if own else {})
-            return self._told(load, chosen, gpu), chosen
+            return self._told(load, chosen, gpu, shared), chosen
 
         told, hot = tried(gpu)
         for _ in range(MOVES):

@@ -77,6 +77,8 @@ class CpuReading(Config):
     """Of a call that looks up next to nothing."""
     row_ns: Points = Field(min_length=1)
     """(row bytes, ns of an id)."""
+    scan_ns: float = Field(default=0.2, gt=0)
+    """ns of an id that is dropped, since the GPU has its row."""
 
     def ns(self, row_bytes: float) -> float:
         """Nanoseconds of an id."""

@@ -22,12 +22,15 @@ from recsys.dataflow.platform import read_cores
 from recsys.dataflow.storage import Rows
 from recsys.dataflow.workload import Dtype
 
-__all__ = ["PIECE", "PIECES", "Name", "Probe", "probes"]
+__all__ = ["PIECE", "PIECES", "SCANNED", "Name", "Probe", "probes"]
 
 Name = tuple[str | int, ...]
 
 PIECE, PIECES = 128, 64
 """Bytes that a look-up writes of a row of the output, and look-ups beside each other."""
+
+SCANNED = 8
+"""Times as many ids are dropped by the CPU as it reads rows: one takes so little."""
 
 
 @dataclass(frozen=True)
@@ -193,25 +196,27 @@ def _shared(bench: Bench) -> Times:
 
 
 def _cpus(bench: Bench) -> Iterator[Probe]:
-    """Long bags by the CPU's kernels, on all cores."""
+    """Long bags by the CPU's kernels, on all cores; and such of which all rows are somebody else's."""
     if not isas():
         return
-    cpus = [core.cpu for core in read_cores()]
     for width, ids in ((256, bench.sizes.host_ids), (512, bench.sizes.host_ids), (256, 1)):
-        bags = max(1, ids // 32)
+        yield Probe(("cpu", width, ids), partial(_on_cpu, bench, width, ids))
+    dropped = SCANNED * bench.sizes.host_ids
+    yield Probe(("cpu scan", dropped), partial(_on_cpu, bench, 256, dropped, dropped=True))
 
-        def run(width: int = width, ids: int = ids, bags: int = bags) -> Times:
-            count = bench.sizes.regions[-1] // width
-            rows = Rows(bench.host[: count * width].view(torch.float32).view(count, -1), width // 4, "fp32")
-            kernels = CpuKernels([Slot("0", 0, rows, 0)], cpus=cpus, schedules=[spread(["0"], len(cpus))])
-            x, length = torch.empty(bags, rows.dim), max(1, ids // bags)
-            offsets = torch.arange(0, bags * length + 1, length)
-            rng, found = np.random.default_rng(0), []
-            for _ in range(12):
-                drawn = JaggedIds(("0",), torch.from_numpy(rng.integers(0, count, bags * length)), offsets)
-                start = time.perf_counter()
-                kernels.look_up(drawn, x)
-                found.append((time.perf_counter() - start) * 1e6)
-            return found[2:]
 
-        yield Probe(("cpu", width, ids), run)
+def _on_cpu(bench: Bench, width: int, ids: int, dropped: bool = False) -> Times:
+    cpus, count = [core.cpu for core in read_cores()], bench.sizes.regions[-1] // width
+    rows = Rows(bench.host[: count * width].view(torch.float32).view(count, -1), width // 4, "fp32")
+    skip = torch.full((-(-count // 32),), -1, dtype=torch.int32) if dropped else None
+    kernels = CpuKernels([Slot("0", 0, rows, 0, skip=skip)], cpus=cpus, schedules=[spread(["0"], len(cpus))])
+    bags = max(1, ids // 32)
+    x, length = torch.empty(bags, rows.dim), max(1, ids // bags)
+    offsets = torch.arange(0, bags * length + 1, length)
+    rng, found = np.random.default_rng(0), []
+    for _ in range(12):
+        drawn = JaggedIds(("0",), torch.from_numpy(rng.integers(0, count, bags * length)), offsets)
+        start = time.perf_counter()
+        kernels.look_up(drawn, x)
+        found.append((time.perf_counter() - start) * 1e6)
+    return found[2:]

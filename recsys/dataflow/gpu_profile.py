@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from recsys.dataflow.gpu_bench import Bench, Sizes, facts_of
 from recsys.dataflow.gpu_platform import KINDS, Alone, CpuReading, Gathered, GpuPlatform, Kind, Linked
-from recsys.dataflow.gpu_probes import PIECE, PIECES, Name, probes
+from recsys.dataflow.gpu_probes import PIECE, PIECES, SCANNED, Name, probes
 from recsys.dataflow.gpu_timing import Times
 from recsys.dataflow.platform import read_cores
 from recsys.dataflow.workload import BYTES
@@ -156,7 +156,9 @@ def _cpu(us: dict[Name, float], sizes: Sizes) -> CpuReading | None:
         return None
     ids = max(1, sizes.host_ids // 32) * 32
     rows = tuple((w, _short(max(us["cpu", w, sizes.host_ids] - call, 1e-3) * 1e3 / ids)) for w in (256, 512))
-    return CpuReading(cores=len(read_cores()), call_us=_short(call), row_ns=rows)
+    dropped = SCANNED * sizes.host_ids
+    scan = max(us["cpu scan", dropped] - call, 1e-3) * 1e3 / dropped
+    return CpuReading(cores=len(read_cores()), call_us=_short(call), row_ns=rows, scan_ns=_short(scan))
 
 
 def _short(value: float) -> float:

@@ -22,14 +22,15 @@ def overview(plan: GpuPlan) -> Table:
     used = " + ".join(f"{used / 1e9:.2f}" for used in plan.used())
     title = f"{plan.workload} on {_gpus(plan)}: {used} GB of {plan.memory / 1e9:.2f} for tables"
     found = Table(title=Text(title), title_justify="left", min_width=len(title))
-    names = ["batch", "predicted µs", "µs of each GPU" if plan.gpus > 1 else "GPU µs", "CPU µs", "bound µs"]
+    names = ["batch", "predicted µs", "µs of each GPU" if plan.gpus > 1 else "GPU µs"]
+    names += ["CPU µs", "copy µs", "bound µs"]
     target = plan.latency_us
     for name in [*names, *([f"target of {target:g} µs"] if target is not None else [])]:
         found.add_column(name, justify="right")
     for one in plan.schedules:
-        cpu = f"{one.cpu_us:,.1f}" if one.cpu_us else "–"
+        cpu = [f"{us:,.1f}" if us else "–" for us in (one.cpu_us, one.copy_us)]
         gpu = " | ".join(f"{us:,.1f}" for us in one.gpus)
-        cells = [f"{one.batch:,}", f"{one.predicted_us:,.1f}", gpu, cpu, f"{one.bound_us:,.1f}"]
+        cells = [f"{one.batch:,}", f"{one.predicted_us:,.1f}", gpu, *cpu, f"{one.bound_us:,.1f}"]
         if target is not None:
             over = one.predicted_us - target
             cells.append("met" if over <= 0 else f"missed by {over:,.1f}")

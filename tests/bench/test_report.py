@@ -143,7 +143,8 @@ def gpu_dataflow_found() -> dict[str, Any]:
 def gpu_larger_found() -> dict[str, Any]:
     times = {"p50_us": 300.0, "p99_us": 330.0}
     row = {"budget": 0.1, "bytes": 8_000_000_000, "host_share": 0.05, "best_host_share": 0.04, "predicted_us": 310.0,
-           "bound_us": 200.0, "read_bound_us": 250.0, "ours": times, "random": times}  # fmt: skip
+           "bound_us": 200.0, "read_bound_us": 250.0, "ours": times, "random": times,
+           "link": {"p50_us": 400.0, "p99_us": 440.0}, "places": {"device": 20, "shared": 2, "cpu": 1}}  # fmt: skip
     about = {"workload": "w", "table_bytes": 104_000_000_000, "free_bytes": 78_000_000_000, "batch": 2048, "calls": 200}
     more = {"batches": 40, "counted_examples": 1000, "host": times, "cpu": None, "absent": {"lru": "not here"}}
     return {"bench": "gpu-larger", "machine": MACHINE, **about, **more, "rows": [row]}
@@ -178,8 +179,8 @@ def test_a_model_larger_than_the_gpu_has_both_bounds() -> None:
     facts, (cells,) = GPU_REPORTS["gpu-larger"](gpu_larger_found())
     assert facts["the CPU alone"] == "–"
     assert [len(row) for row in cells.rows] == [len(cells.header)]
-    assert cells.rows[0] == ("10%", "8.0", "5.00%", "4.00%", "310.0", "300.0", "330.0", "300.0", "330.0", "200.0",
-                             "1.50", "250.0", "1.20")  # fmt: skip
+    assert cells.rows[0] == ("10%", "8.0", "5.00%", "4.00%", "3", "310.0", "300.0", "330.0", "400.0", "440.0", "300.0",
+                             "330.0", "200.0", "1.50", "250.0", "1.20")  # fmt: skip
 
 
 def test_launches_are_predicted_beside_measured() -> None:

@@ -28,12 +28,12 @@ def test_a_workload_like_a_probe_takes_what_the_probe_took(size: int) -> None:
 
 
 @settings(max_examples=40)
-@given(workloads(), st.floats(0, 1), st.floats(0, 1))
-def test_more_rows_on_the_host_never_take_less(drawn: Workload, a: float, b: float) -> None:
+@given(workloads(), st.floats(0, 1), st.floats(0, 1), st.booleans())
+def test_more_rows_on_the_host_never_take_less(drawn: Workload, a: float, b: float, shared: bool) -> None:
     load = GpuCostModel(drawn, gpu()).load(drawn.batch_sizes[0])
     low, high = sorted((a, b))
     near, far = (
-        load.us({table.name: Place(host=host, host_rows=host, split=True) for table in drawn.tables})
+        load.us({t.name: Place(host=host, host_rows=host, split=True, shared=shared) for t in drawn.tables})
         for host in (low, high)
     )
     assert near.us <= far.us + 1e-9
@@ -71,8 +71,35 @@ def test_the_cpu_works_beside_the_gpu() -> None:
     load = GpuCostModel(workload([10_000_000] * 2, dim=128, ids=100, distribution="uniform"), gpu()).load(512)
     host = {"t0": Place(host=1.0), "t1": Place()}
     both = load.us({**host, "t0": Place(cpu=True)})
-    assert both.us == max(both.gpu_us, both.cpu_us) < load.us(host).us
-    assert sum(both.lookups) == pytest.approx(both.gpu_us + both.cpu_us)
+    assert both.us == max(both.gpu_us, both.cpu_us) + both.copy_us < load.us(host).us
+    assert sum(both.lookups) == pytest.approx(both.gpu_us + both.cpu_us + both.copy_us)
+
+
+def test_of_a_shared_table_the_cpu_sees_all_ids_and_reads_some_rows() -> None:
+    made = gpu()
+    assert made.cpu is not None
+    load = GpuCostModel(workload([10_000_000], dim=128, ids=100, distribution="uniform"), made).load(512)
+    some, few, none = (load.us({"t0": Place(host=host, split=True, shared=True)}) for host in (0.5, 0.1, 0.0))
+    ids = 512 * 100
+    assert none.cpu_us == pytest.approx(made.cpu.call_us + ids * made.cpu.scan_ns / 1e3)
+    assert few.cpu_us - none.cpu_us == pytest.approx(0.1 * ids * made.cpu.ns(512) / 1e3)
+    assert some.us == max(some.gpu_us, some.cpu_us) + some.copy_us
+    assert some.copy_us == few.copy_us > 512 * 512 / made.to_gpu_gbs / 1e3
+    assert sum(some.lookups) == pytest.approx(some.gpu_us + some.cpu_us + some.copy_us)
+    assert some.us < load.us({"t0": Place(host=0.5, split=True)}).us  # its rows do not pass the link
+    assert load.us().us < none.us
+
+
+def test_one_cpu_works_for_all_gpus() -> None:
+    load = GpuCostModel(workload([1_000_000] * 3, dim=128, ids=100), gpu()).load(512)
+    places = {"t0": Place(cpu=True), "t1": Place(host=0.5, split=True, shared=True), "t2": Place()}
+    both, *each = (load.us(places, only) for only in (None, {"t0": True}, {"t1": True}, {"t2": True}))
+    assert [one.cpu_us for one in each] == [both.cpu_us, both.cpu_us, 0.0]
+    assert each[2].us == each[2].gpu_us
+    assert 0 == each[2].copy_us < each[0].copy_us < both.copy_us
+    assert sum(one.lookups.sum() for one in each) == pytest.approx(
+        sum(one.gpu_us + one.copy_us for one in each) + both.cpu_us
+    )
 
 
 def test_each_kind_of_rows_is_a_launch_of_its_own() -> None:
@@ -125,8 +152,8 @@ def test_a_host_row_is_read_once_where_the_cache_keeps_it() -> None:
 
 
 @settings(max_examples=40)
-@given(workloads(), st.floats(0, 1))
-def test_nothing_is_faster_than_its_bound(drawn: Workload, host: float) -> None:
+@given(workloads(), st.floats(0, 1), st.booleans())
+def test_nothing_is_faster_than_its_bound(drawn: Workload, host: float, shared: bool) -> None:
     load = GpuCostModel(drawn, gpu()).load(drawn.batch_sizes[0])
-    found = load.us({table.name: Place(host=host, host_rows=host, split=True) for table in drawn.tables})
+    found = load.us({t.name: Place(host=host, host_rows=host, split=True, shared=shared) for t in drawn.tables})
     assert found.bound_us <= found.us

@@ -51,6 +51,14 @@ def test_a_dtype_that_was_not_measured_counts_as_float32() -> None:
     assert both.bag_ns("one", 64, SETS[0], 1, "int8") == both.bag_ns("one", 64, SETS[0], 1)
 
 
+def test_what_a_dropped_id_takes_is_assumed_where_it_was_not_measured(tmp_path: Path) -> None:
+    made = gpu()
+    path = tmp_path / "gpu.toml"
+    path.write_text("\n".join(made.toml().replace("scan_ns = 0.2", "").replace(",  }", " }").splitlines()))
+    assert "scan_ns" not in path.read_text()
+    assert GpuPlatform.read(path) == made
+
+
 def test_the_h100_that_comes_along_was_measured_whole() -> None:
     found = find("h100")
     assert found.gpu == "NVIDIA H100 80GB HBM3"

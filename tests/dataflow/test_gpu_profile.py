@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from recsys.dataflow.gpu_bench import Sizes
-from recsys.dataflow.gpu_platform import GpuPlatform
+from recsys.dataflow.gpu_platform import CpuReading, GpuPlatform
 from recsys.dataflow.gpu_profile import measure
 
 TINY = Sizes(
@@ -40,6 +40,7 @@ def test_everything_is_measured_and_comes_back(device: torch.device, tmp_path: P
     assert {(one.dtype, one.bags) for one in found.gather} == {
         (d, b) for d in ("fp32", "fp16", "int8") for b in (2, 4, 8)
     }
+    assert found.cpu is None or 0 < found.cpu.scan_ns != CpuReading.model_fields["scan_ns"].default
     assert [n for n, _ in found.slots_us] == [1, 3]
     assert [(one.row_bytes, one.region) for one in found.host] == [(256, 1 << 15), (256, 1 << 16)]
     assert {(one.dim, one.bags) for one in found.alone} == {(16, bags) for bags in (2, 4, 8)}
