@@ -146,7 +146,7 @@ def _checked(
         engine = GPU_ENGINES[backend](program, precision, device)
         off = max(_off(engine, program, layout, precision, size, device) for size in (64, 1))
     except Exception as error:  # a compiler raises all kinds
-        told = (str(error).strip().splitlines() or [""])[0][:300]
+        told = " ".join(str(error).split())[:300]
         raise ConfigError(f"{backend} does not run this network on {device}: {type(error).__name__}: {told}") from None
     if not off <= _TOLERANCE[precision]:
         raise ConfigError(f"{backend} as {precision} gives other numbers on {device}, off by {off:.2g} of the largest")
