@@ -73,7 +73,7 @@ class GpuScorer:
         self._candidates = CandidateEncoder(parts.encoder)
         self._unknown, self._lock = 0, threading.Lock()
         self._free: queue.SimpleQueue[Workspace] = queue.SimpleQueue()
-        with told(f"opening a session on {device}"):
+        with told(f"opening a session on {device}"), torch.inference_mode(False):
             executor = GpuExecutor(parts.spec, parts.rows, device, plan=plan)
             self.note = executor.note
             model = Model(parts.spec, executor, choice, device, precision, score_dtype(tasks), len(tasks))
