@@ -14,6 +14,7 @@ from recsys.data.sources import resolve
 from recsys.inference.backends import Precision
 from recsys.inference.parts import open_parts
 from recsys.inference.plans import read_plan
+from recsys.inference.session import check_device
 from recsys.scoring.local import score, session_for
 
 __all__ = ["main"]
@@ -53,6 +54,7 @@ def command(
     """
     path = resolve(source)
     chosen = None if plan is None else read_plan(plan)
+    check_device(device, chosen)
     with session_for(open_parts(run, chosen), path, precision, device, chosen) as session:
         scored = score(session, path, target, keep, batch_size=batch_size, overwrite=overwrite)
     screen = console()

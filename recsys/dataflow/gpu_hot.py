@@ -66,8 +66,9 @@ def read_hot(path: Path, sha256: str, tables: Iterable[tuple[str, int, int]]) ->
 
     try:
         content = path.read_bytes()
-    except OSError as error:
-        raise ConfigError(f"{path}: the plan's hot rows cannot be read: {error.strerror or error}") from None
+    except (OSError, ValueError) as error:  # a foreign plan may name what no file can be named
+        reason = (isinstance(error, OSError) and error.strerror) or error
+        raise ConfigError(f"{str(path)!r}: the plan's hot rows cannot be read: {reason}") from None
     if hashlib.sha256(content).hexdigest() != sha256:
         raise ConfigError(f"{path}: its checksum differs from the plan's: altered, or of another plan; plan again")
     try:

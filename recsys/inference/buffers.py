@@ -61,7 +61,8 @@ class Buffers(threading.local):
     """
 
     def __init__(self, most: int, layout: InputLayout, tasks: int, dtype: torch.dtype, choice: Choice) -> None:
-        self._x, self._out = torch.zeros(most, layout.width), torch.zeros(most, tasks, dtype=dtype)
+        with torch.inference_mode(False):  # the thread may call outside of it, and could not write to them
+            self._x, self._out = torch.zeros(most, layout.width), torch.zeros(most, tasks, dtype=dtype)
         self._layout, self._choice = layout, choice
         self._bound: dict[int, Bound] = {}
 

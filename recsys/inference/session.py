@@ -36,7 +36,7 @@ from recsys.inference.scorer import Scorer
 if TYPE_CHECKING:
     from recsys.inference.cuda.scorer import GpuScorer
 
-__all__ = ["InferenceSession", "session"]
+__all__ = ["InferenceSession", "check_device", "session"]
 
 MAX_BATCH = 512
 """Rows that go through the network at once: more do not fit the caches of a core, and take longer each."""
@@ -327,6 +327,19 @@ def _number(name: str, value: Any, most: int | None = None) -> int:
     return found
 
 
+def check_device(device: str | torch.device, plan: Plan | None) -> None:
+    """Refuse what cannot be before tables are read, which may take minutes.
+
+    Raises:
+        ConfigError: When there is no such device, or the plan is for another kind.
+    """
+    if str(device) == "cpu":
+        for_cpu(plan)
+    else:
+        find_gpu(device)
+        for_gpu(plan)
+
+
 def session(
     run: str | Path,
     plan: Literal["auto"] | str | Path | Plan = "auto",
@@ -360,11 +373,7 @@ def session(
     """
     _one_of("storage", storage, get_args(Storing))
     given = None if plan == "auto" else read_plan(plan) if isinstance(plan, (str, Path)) else plan
-    if str(device) != "cpu":
-        find_gpu(device)  # before tables are read
-        for_gpu(given)
-    else:
-        for_cpu(given)
+    check_device(device, given)
     parts = open_parts(Path(run), given, storage)
     return InferenceSession(parts, given, backend, precision, max_batch, threads, device)
 

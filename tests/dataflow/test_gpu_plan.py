@@ -87,6 +87,18 @@ def test_damaged_hot_rows_are_refused(tmp_path: Path, damage: str) -> None:
         GpuPlan.read(path)
 
 
+@pytest.mark.parametrize("name", ["a\0b", "a\ud800b", "a" * 300, "\x1b[31mred"])
+def test_names_that_no_file_has_are_refused(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "plan.json"
+    made().write(path)
+    values = json.loads(path.read_text())
+    values["hot"]["file"] = name
+    path.write_text(json.dumps(values))
+    with pytest.raises(ConfigError, match="hot rows cannot be read") as told:
+        GpuPlan.read(path)
+    assert str(told.value).isprintable()
+
+
 def test_any_byte_of_the_hot_rows_counts(tmp_path: Path) -> None:
     path = tmp_path / "plan.json"
     made().write(path)

@@ -69,13 +69,16 @@ class Bound:
         model.executor.prepare([kind.rows], not kind.jagged)
         if model.unpooled is None:
             self._network = model.choice.engine(kind.rows).bind([self._x], self._scores)
-        self._start = self._graph()
+        self._start = None if model.unpooled is not None else self._graph()
         lane.follow()  # also where nothing is captured
         self._steps: tuple[Run, Run] | None = None
 
     def _graph(self) -> Run:
-        """What launches everything: one graph, but for a copy whose size differs, and for unpooled look-ups."""
-        return self._copied_then(self._compute) if self._model.unpooled is None else self._plain
+        """What launches everything: one graph, but for a copy whose size differs.
+
+        Nothing that is kept refers to this object, so that a closed session gives its memory back at once.
+        """
+        return self._copied_then(self._compute)
 
     def _copied_then(self, work: Run) -> Run:
         """The copy and captured work behind it; the copy is captured too where it is of one size."""
@@ -112,12 +115,16 @@ class Bound:
     def _give_back(self) -> None:
         self._back.copy_(self._out, non_blocking=True)
 
-    def _plain(self) -> None:
-        """Everything, one launch after the other."""
-        assert self._model.unpooled is not None
+    def _pooled(self) -> None:
+        """The copy and the look-ups that are pooled, one launch after the other."""
         self.packed.copy()
         self._look_up()
         self._complete()
+
+    def _plain(self) -> None:
+        """Everything, one launch after the other."""
+        assert self._model.unpooled is not None
+        self._pooled()
         inputs = [self._x, *self._model.unpooled(self.packed, self._unknown)]
         self._model.choice.engine(self.packed.kind.rows).bind(inputs, self._scores)()
         self._give_back()
@@ -128,20 +135,23 @@ class Bound:
     def launch(self, batch: Batch) -> None:
         """Pack a batch and launch its work; `finish` waits for it."""
         self.packed.pack(batch)
-        if self._model.unpooled is None:
+        if self._start is not None:
             self._lane.run(self._start)
         else:
-            self._lane.run_plain(self._start)
+            self._lane.run_plain(self._plain)
 
-    def finish(self, out: Scores) -> int:
-        """Wait for the scores and copy them; how many ids were unknown.
+    def finish(self) -> int:
+        """Wait for the scores; how many ids were unknown."""
+        self._lane.wait()
+        return self.unknown()
+
+    def deliver(self, out: Scores) -> None:
+        """Copy the scores, for which `finish` has waited.
 
         Raises:
-            DataError: When a score is not finite.
+            DataError: When one is not finite.
         """
-        self._lane.wait()
         deliver(self._told[: len(out)], out)
-        return self.unknown()
 
     def unknown(self) -> int:
         """Ids out of range since it was last asked: the device counts on and on, modulo 2^32."""
@@ -150,25 +160,24 @@ class Bound:
         return found
 
     def times(self, batch: Batch) -> tuple[float, float]:
-        """Microseconds of copy and look-ups, and of the network; both are launched and waited for."""
+        """Microseconds of copy and look-ups, and of the network; both are launched and waited for.
+
+        Unknown ids are not counted: some are looked up twice.
+        """
         self.packed.pack(batch)
-        if self._steps is None:
-            self._steps = self._captured_steps()
-        times = [time.perf_counter()]
-        for step in self._steps:
+        steps, times = self._timed(), [time.perf_counter()]
+        for step in steps:
             self._lane.run(step)
             self._lane.wait()
             times.append(time.perf_counter())
+        self._lane.run(self._give_back)
+        self.finish()
         first, second = (1e6 * (end - start) for start, end in pairwise(times))
         return first, second if self._model.unpooled is None else second - first
 
-    def _captured_steps(self) -> tuple[Run, Run]:
+    def _timed(self) -> tuple[Run, Run]:
         if self._model.unpooled is not None:
-
-            def first() -> None:
-                self.packed.copy()
-                self._look_up()
-                self._complete()
-
-            return first, self._plain
-        return self._copied_then(self._look_up), self._lane.captured(self._network)
+            return self._pooled, self._plain
+        if self._steps is None:
+            self._steps = self._copied_then(self._look_up), self._lane.captured(self._network)
+        return self._steps

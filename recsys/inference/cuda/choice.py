@@ -65,7 +65,8 @@ def choose(
     known = None if memory is None else _remembered(memory, sizes)
     if known is not None:
         with contextlib.suppress(RecsysError):  # it does not compile any more: see what does
-            engines = {name: GPU_ENGINES[name](program, precision, device) for name in set(_best(known.us).values())}
+            best = set(_best(known.us).values())
+            engines = {name: _checked(name, program, layout, precision, device) for name in best}
             return _choice(engines, known.us, known.failed)
     engines, failed = _engines(program, layout, precision, device, show)
     bar = tqdm(sizes[::-1], desc=f"measure the network on the GPU as {precision}, once", disable=None if show else True)

@@ -30,7 +30,7 @@ class _Eager:
         forward = self._forward
 
         def run() -> None:
-            with torch.no_grad():
+            with _alone(out.device):
                 out.copy_(forward(*inputs))
 
         return run
@@ -56,7 +56,7 @@ class _Inductor:
         forward = self._one if len(out) == 1 else self._many
 
         def run() -> None:
-            with torch.no_grad(), _own_cache():
+            with _alone(out.device), _own_cache():
                 forward(*inputs, out)
 
         return run
@@ -81,18 +81,32 @@ def _into(network: Callable[..., Tensor]) -> Callable[..., None]:
 
 
 @contextlib.contextmanager
-def _own_cache() -> Iterator[None]:
-    """Within it Inductor keeps what it compiles where recsys keeps its own, unless the user has named a place."""
-    name = "TORCHINDUCTOR_CACHE_DIR"
-    if name in os.environ:
+def _alone(device: torch.device) -> Iterator[None]:
+    """Within it the precision is the session's, and not that of an autocast which the caller is in.
+
+    A graph that was captured within one would keep it for all who call later.
+    """
+    with torch.no_grad(), torch.autocast(device.type, enabled=False):
         yield
-        return
-    with contextlib.suppress(DataError):  # a folder that cannot be made, as in a container
-        os.environ[name] = str(cache_folder() / "inductor")
+
+
+@contextlib.contextmanager
+def _own_cache() -> Iterator[None]:
+    """Within it Inductor keeps what it compiles where recsys keeps its own, unless the user has named a place.
+
+    Inductor names one for Triton, too, which would then be that of all kernels of the process.
+    """
+    own, triton = (name not in os.environ for name in ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR"))
+    if own:
+        with contextlib.suppress(DataError):  # a folder that cannot be made, as in a container
+            os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(cache_folder() / "inductor")
     try:
         yield
     finally:
-        os.environ.pop(name, None)
+        if own:
+            os.environ.pop("TORCHINDUCTOR_CACHE_DIR", None)
+        if triton:
+            os.environ.pop("TRITON_CACHE_DIR", None)
 
 
 GPU_ENGINES: dict[Backend, Callable[[ExportedProgram, Precision, torch.device], Engine]] = {

@@ -6,6 +6,7 @@ import contextlib
 import threading
 import warnings
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 
@@ -88,11 +89,15 @@ class Lane:
 
 @contextlib.contextmanager
 def _products(precision: Precision, device: torch.device) -> Iterator[None]:
-    """Within it float32 products of a GPU are of 23 bits, or for tf32 of 10, whatever the process has chosen."""
+    """Within it float32 products of a GPU are of 23 bits, or for tf32 of 10, whatever the process has chosen.
+
+    Torch sets those of the processor with them, which are put back, too.
+    """
     if device.type != "cuda":
         yield
         return
-    own = torch.backends.cuda.matmul.fp32_precision
+    kinds: list[Any] = [torch.backends.cuda.matmul, torch.backends.mkldnn.matmul]  # type: ignore[attr-defined]
+    own = [kind.fp32_precision for kind in kinds]
     try:
         old: str = torch.get_float32_matmul_precision()
     except RuntimeError:  # it was set by the newer of torch's two ways alone
@@ -102,8 +107,9 @@ def _products(precision: Precision, device: torch.device) -> Iterator[None]:
         yield
     finally:
         torch.set_float32_matmul_precision(old)
-        if torch.backends.cuda.matmul.fp32_precision != own:
-            torch.backends.cuda.matmul.fp32_precision = own
+        for kind, before in zip(kinds, own, strict=True):
+            if kind.fp32_precision != before:
+                kind.fp32_precision = before
 
 
 @contextlib.contextmanager

@@ -30,4 +30,4 @@ def network_input(rows: int, layout: InputLayout, device: torch.device) -> Tenso
     """
     before = -layout.dense.stop % _FLOATS
     stride = -(-(before + layout.width) // _FLOATS) * _FLOATS
-    return torch.zeros(rows, stride, device=device)[:, before : before + layout.width]
+    return torch.zeros(rows, stride, dtype=torch.float32, device=device)[:, before : before + layout.width]

@@ -73,7 +73,7 @@ class GpuScorer:
         self._candidates = CandidateEncoder(parts.encoder)
         self._unknown, self._lock = 0, threading.Lock()
         self._free: queue.SimpleQueue[Workspace] = queue.SimpleQueue()
-        with told(f"opening a session on {device}"):
+        with told(f"opening a session on {device}"), torch.inference_mode(False):
             executor = GpuExecutor(parts.spec, parts.rows, device, plan=plan)
             self.note = executor.note
             model = Model(parts.spec, executor, choice, device, precision, score_dtype(tasks), len(tasks))
@@ -108,11 +108,19 @@ class GpuScorer:
                 with told("scoring on the GPU"):
                     bound = workspace.bound(batch)
                     bound.launch(batch)
-                    unknown = bound.finish(out)
+                    self._count(bound.finish())
+                    bound.deliver(out)
+            except BaseException:
+                self._wait(workspace)
+                raise
             finally:
                 self._free.put(workspace)
-            self._count(unknown)
         return out
+
+    def _wait(self, workspace: Workspace) -> None:
+        """After an error or Ctrl-C: nobody may write to what the GPU still reads."""
+        with contextlib.suppress(RuntimeError):
+            workspace.wait()
 
     def _count(self, unknown: int) -> None:
         if unknown:
@@ -135,21 +143,23 @@ class GpuScorer:
                     self._finish(running, workspace)
                     piece = part_of(batch, start, stop)
                     bound = workspace.bound(piece)
-                    bound.launch(piece)
                     running[workspace] = bound, out[start:stop]
+                    bound.launch(piece)
                 for workspace in list(running):
                     self._finish(running, workspace)
         finally:
             for workspace in mine:
-                with contextlib.suppress(RuntimeError):  # after an error: nobody may write to what the GPU still reads
-                    workspace.wait()
+                self._wait(workspace)
+                if workspace in running:
+                    self._count(running[workspace][0].unknown())
                 self._free.put(workspace)
 
     def _finish(self, running: dict[Workspace, tuple[Bound, Scores]], workspace: Workspace) -> None:
         """Wait for what a workspace runs, if it does."""
         if workspace in running:
             bound, scores = running.pop(workspace)
-            self._count(bound.finish(scores))
+            self._count(bound.finish())
+            bound.deliver(scores)
 
     def step_times(self, batch: Batch) -> tuple[float, float]:
         """Microseconds of copy and look-ups, and of the network; a large batch runs in pieces, as `scores` has it."""
@@ -158,8 +168,12 @@ class GpuScorer:
         try:
             for start in range(0, len(batch), self._max_batch):
                 piece = part_of(batch, start, min(start + self._max_batch, len(batch)))
-                first, second = workspace.bound(piece).times(piece)
+                with told("scoring on the GPU"):
+                    first, second = workspace.bound(piece).times(piece)
                 lookup, network = lookup + first, network + second
+        except BaseException:
+            self._wait(workspace)
+            raise
         finally:
             self._free.put(workspace)
         return lookup, network

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from torch import Tensor
+
 from recsys.data.batch import Batch
 from recsys.inference.backends import Run
-from recsys.inference.cuda.bound import Bound
+from recsys.inference.cuda.bound import Bound, Model
+from recsys.inference.cuda.lane import Lane
+from recsys.inference.cuda.packing import Kind
 
 __all__ = ["StagedBound"]
 
@@ -15,13 +19,14 @@ class StagedBound(Bound):
     Rows beside those of a batch keep what the CPU has looked up for a larger one.
     """
 
-    def _graph(self) -> Run:
-        """What launches the first of the two; with unpooled look-ups all is launched one by one."""
-        stage = self._model.executor.stage(self.packed.kind.rows)
+    def __init__(self, model: Model, lane: Lane, kind: Kind, room: int, x: Tensor) -> None:
+        stage = model.executor.stage(kind.rows)
         assert stage is not None
         self._stage, self._far = stage, 0  # `_far`: ids out of range that the CPU met since it was last asked
-        if self._model.unpooled is not None:
-            return self._plain
+        super().__init__(model, lane, kind, room, x)
+
+    def _graph(self) -> Run:
+        """What launches the first of the two."""
         self._rest = self._lane.captured(self._send_and_score)
         return self._copied_then(self._look_up)
 
@@ -44,7 +49,7 @@ class StagedBound(Bound):
         """Pack a batch and launch its work, the CPU's look-ups among it; `finish` waits for it."""
         self._ids = batch.ids
         super().launch(batch)
-        if self._model.unpooled is not None:
+        if self._start is None:
             return
         try:
             self._fill()
@@ -63,13 +68,16 @@ class StagedBound(Bound):
         self._ids = batch.ids
         return super().times(batch)
 
-    def _captured_steps(self) -> tuple[Run, Run]:
-        if self._model.unpooled is not None:
-            return super()._captured_steps()
-        send, network = self._lane.captured(self._send), self._lane.captured(self._network)
+    def _timed(self) -> tuple[Run, Run]:
+        start = self._start
+        if start is None:
+            return super()._timed()
+        if self._steps is None:
+            self._steps = self._lane.captured(self._send), self._lane.captured(self._network)
+        send, network = self._steps
 
         def first() -> None:
-            self._start()
+            start()
             self._fill()
             send()
 

@@ -45,12 +45,20 @@ class Unpooled:
         found: list[Tensor] = []
         for features, width, kernels in self._slots:
             bags = [packed.bags(f) for f in features]
-            values = torch.cat([packed.values[part] for part, _ in bags])
             counts = torch.from_numpy(bags[0][1]).diff().long()
-            rows = torch.empty(len(values) // len(features), width, device=self._device)
-            kernels.launch(values, None, None, rows, unknown)
-            found += _padded(rows, counts.to(self._device), max(int(counts.max()), 1))
+            ids = int(counts.sum())
+            values = packed.values.new_zeros(len(features), _room(ids))
+            for row, (part, _) in zip(values, bags, strict=True):
+                row[:ids] = packed.values[part]
+            rows = torch.empty(values.shape[1], width, dtype=torch.float32, device=self._device)
+            kernels.launch(values.view(-1), None, None, rows, unknown)
+            found += _padded(rows[:ids], counts.to(self._device), max(int(counts.max()), 1))
         return found
+
+
+def _room(ids: int) -> int:
+    """Of few different sizes, as kernels keep a list of work for each: a power of two."""
+    return 1 << (ids - 1).bit_length() if ids else 0
 
 
 def _padded(rows: Tensor, lengths: Tensor, longest: int) -> tuple[Tensor, Tensor]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import torch
 
 from recsys.data.batch import Batch
 from recsys.errors import DataError
@@ -46,9 +47,11 @@ class Workspace:
         """What a batch runs in.
 
         Raises:
-            DataError: When its ids do not fit its numbers, or its offsets or weights its ids.
+            DataError: When its ids do not fit its numbers, or its offsets or weights its ids, or it is not on the host.
         """
         n, ids = len(batch), batch.ids
+        if not (batch.dense.is_cpu and ids.values.is_cpu):
+            raise DataError('expected a batch in host memory, from where it is copied: pass batch.to("cpu")')
         if ids.features and ids.size != n:
             raise DataError(f"the batch has numbers of {n} rows and ids of {ids.size}")
         if ids.offsets is not None or ids.weights is not None:
@@ -72,5 +75,6 @@ class Workspace:
             room *= 2
         self._bound.pop(kind, None)  # its memory first
         form = StagedBound if self._model.executor.staged else Bound
-        found = self._bound[kind] = form(self._model, self._lane, kind, room, self._x)
+        with torch.inference_mode(False):  # others may call outside of it, and could not write to what was made in it
+            found = self._bound[kind] = form(self._model, self._lane, kind, room, self._x)
         return found

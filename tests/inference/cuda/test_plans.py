@@ -21,6 +21,7 @@ from recsys.errors import ConfigError
 from recsys.inference.convert import convert
 from recsys.inference.cuda import choice, engines
 from recsys.inference.cuda.bound import Bound
+from recsys.inference.cuda.device import find_gpu
 from recsys.inference.cuda.staged import StagedBound
 from recsys.inference.parts import from_checkpoint
 from recsys.inference.session import InferenceSession
@@ -201,3 +202,19 @@ def test_a_plan_is_made_on_the_command_line_and_followed_there(
     assert app.main(["score", str(run), str(rows), str(out), "--plan", str(plan)]) == 2
     assert app.main(["estimate", str(run), "--plan", str(plan)]) == 2
     assert capsys.readouterr().err.count("is for a GPU") == 2
+
+
+def test_a_job_is_refused_before_tables_are_read(
+    run: Path, device: torch.device, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("recsys.cli.score.open_parts", None)
+    monkeypatch.setattr("recsys.inference.session.find_gpu", find_gpu)
+    plan = planned(load(run).model.tables.spec, device, "device")
+    plan.write(tmp_path / "plan.json")
+    pq.write_table(toy.rows(4), tmp_path / "rows.parquet")
+    job = ["score", str(run), str(tmp_path / "rows.parquet"), str(tmp_path / "out.parquet")]
+    assert app.main([*job, "--device", "cuda:x"]) == 2
+    assert app.main([*job, "--plan", str(tmp_path / "plan.json")]) == 2
+    told = capsys.readouterr().err
+    assert "expected a device" in told
+    assert "use it with device cuda" in told
