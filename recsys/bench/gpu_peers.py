@@ -22,7 +22,7 @@ from recsys.dataflow.kernels.fbgemm import installed
 from recsys.dataflow.kernels.gpu.kernels import GpuKernels
 from recsys.dataflow.workload import Dtype
 
-__all__ = ["Contender", "absent", "fbgemm", "ours", "version"]
+__all__ = ["Contender", "absent", "cuda_fbgemm", "fbgemm", "ours", "version"]
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,18 @@ def version(device: torch.device) -> str | None:
 
 
 def _there(device: torch.device) -> bool:
-    return device.type == "cuda" and installed()
+    return device.type == "cuda" and cuda_fbgemm()
+
+
+def cuda_fbgemm() -> bool:
+    """Whether FBGEMM is here, built for GPUs."""
+    if not installed():
+        return False
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import fbgemm_gpu
+
+    return getattr(fbgemm_gpu, "__variant__", "") == "cuda"
 
 
 def ours(kernels: GpuKernels, dtype: Dtype, checked: bool, x: Tensor, unknown: Tensor) -> Contender:

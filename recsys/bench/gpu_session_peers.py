@@ -14,7 +14,6 @@ memory, copy them without waiting, and end with scores in host memory, as ours d
 
 from __future__ import annotations
 
-import importlib.util
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -24,12 +23,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
+from recsys.bench.gpu_peers import cuda_fbgemm
 from recsys.bench.lookup_peers import Contender, Kind
 from recsys.data.batch import JaggedIds
 from recsys.inference.choice import Choice
 from recsys.inference.cuda.lane import Lane
 from recsys.inference.cuda.module import on_device
 from recsys.inference.cuda.packing import host
+from recsys.inference.cuda.rows import network_input
 from recsys.models.base import RankingModel
 
 __all__ = ["AUTOTUNED", "absent", "peers"]
@@ -40,11 +41,7 @@ AUTOTUNED = (1, 2048)
 
 def absent() -> dict[str, str]:
     """Peers that are not installed, and how they are."""
-    return {} if _has_fbgemm() else {"fbgemm-graph": "a CUDA build of fbgemm-gpu: python -m recsys.install"}
-
-
-def _has_fbgemm() -> bool:
-    return importlib.util.find_spec("fbgemm_gpu") is not None
+    return {} if cuda_fbgemm() else {"fbgemm-graph": "a CUDA build of fbgemm-gpu: python -m recsys.install"}
 
 
 def peers(
@@ -73,8 +70,8 @@ def peers(
     ]
     if device.type == "cuda":
         found.append(_compiled(fused, len(sizes), numbers, device))
-        if _has_fbgemm():
-            found.append(_fbgemm(rows, sizes, choice, numbers, device))
+        if cuda_fbgemm():
+            found.append(_fbgemm(rows, model, choice, numbers, device))
     return found
 
 
@@ -179,8 +176,10 @@ def _scored(staged: _Staged, module: Callable[..., Tensor], given: Sequence[Tens
 
 
 def _fbgemm(
-    rows: Tensor, sizes: Sequence[int], choice: Choice, numbers: Callable[[int], Tensor], device: torch.device
+    rows: Tensor, model: RankingModel, choice: Choice, numbers: Callable[[int], Tensor], device: torch.device
 ) -> Contender:
+    spec = model.tables.spec
+    sizes = [spec.table[one.table].rows for one in spec.pooled]
     lookup, lane = _nbit(rows, sizes, device), Lane(device, "fp32")
     made: dict[int, tuple[Tensor, Tensor, Tensor, Any, Any]] = {}
 
@@ -193,12 +192,13 @@ def _fbgemm(
         out = torch.zeros(size, 1, device=device)
         dense, packed = there[: 4 * size * columns].view(torch.float32).view(size, columns), there[at:]
         offsets = torch.arange(ids + 1, dtype=torch.int32, device=device)
-        x = torch.zeros(size, columns + rows.shape[1] * len(sizes), device=device)
+        x = network_input(size, spec.layout, device)  # as our own network likes it best
         network = choice.engine(size).bind([x], out)
 
         def work() -> None:
             there.copy_(pinned, non_blocking=True)
-            torch.cat([dense, lookup(packed.view(torch.int32), offsets)], dim=1, out=x)
+            x[:, :columns].copy_(dense)
+            x[:, columns:].copy_(lookup(packed.view(torch.int32), offsets))
             network()
             back.view(torch.float32).copy_(out[:, 0], non_blocking=True)
 

@@ -40,8 +40,8 @@ def profile(
         out: Platform file (TOML) to write; by default where `recsys plan` looks for it.
         seconds: About how long it may take: 100 by default. A GPU takes as long as it takes.
         device: `cuda` measures the GPU, for `recsys plan --device cuda`.
-        tune: Workloads of `recsys bench lookup --device cuda`, such as `w2-d64`: the fastest block shapes for their tables
-            are found out first, in minutes each, and kept for whatever looks up on such a GPU.
+        tune: Workloads of `recsys bench lookup --device cuda`, such as `w2-d64`: the fastest block shapes for their
+            tables are found out first, in minutes each, and kept for whatever looks up on such a GPU.
     """
     if device == "cuda":
         if seconds is not None:

@@ -31,6 +31,7 @@ Where = Literal["device", "host", "split", "shared", "cpu"]
 - cpu: in host memory, and its look-ups are done by the CPU, which sends their results: worth it for long bags.
 """
 
+MOST_GPUS = 65_536
 WORD = 32
 """Rows of a word of the remap, which takes 8 bytes on the GPU."""
 
@@ -134,7 +135,7 @@ class GpuPlan(Config):
     """Name of the GPU that it was made for."""
     platform: str = ""
     """Fingerprint of the measured GPU; empty: nothing was measured."""
-    gpus: int = Field(default=1, ge=1)
+    gpus: int = Field(default=1, ge=1, le=MOST_GPUS)
     """How many of it."""
     memory: int = Field(ge=0)
     """Bytes that tables may take on each."""
@@ -157,8 +158,9 @@ class GpuPlan(Config):
         for kind, all_ in (("table", names), ("look-up", [lookup.name for lookup in self.lookups])):
             if len(set(all_)) < len(all_):
                 raise ValueError(f"two of kind {kind} are named `{next(n for n in all_ if all_.count(n) > 1)}`")
+        there = set(names)
         for lookup in self.lookups:
-            if lookup.table not in names:
+            if lookup.table not in there:
                 raise ValueError(f"look-up `{lookup.name}` reads `{lookup.table}`, which is none of the plan's tables")
         for table in self.tables:
             if table.gpu >= self.gpus:

@@ -42,7 +42,8 @@ def test_a_session_on_a_gpu_beside_its_peers(tmp_path: Path, capsys: pytest.Capt
         (n, kind) for n in (1, 3) for kind in ("fp32", "bf16")
     ]
     for row in found["rows"]:
-        assert {"torch-loop", "torch-fused"} <= set(row["ratios"])
+        # Peers compute in float32: what we do with fewer bits is not held against that.
+        assert set(row["ratios"]) == ({"torch-loop", "torch-fused"} if row["dtype"] == "fp32" else set())
         assert row["ours"]["us"] > 0
         assert row["bound_us"] > 0
     assert "## Sessions on a GPU beside" in results.read_text()

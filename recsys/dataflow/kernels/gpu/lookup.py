@@ -42,7 +42,7 @@ def _addresses(ids, present, device, host, remap, cold, STRIDE: tl.constexpr, SP
             words = tl.load(remap.to(tl.pointer_type(tl.int64), bitcast=True) + (ids >> 5))
             bit = ids & 31
             bits = words & 0xFFFFFFFF
-            before = (words >> 32) + _popcount(bits & ((1 << bit) - 1))
+            before = ((words >> 32) & 0xFFFFFFFF) + _popcount(bits & ((1 << bit) - 1))
             hot = ((bits >> bit) & 1) != 0
             where = tl.where(hot, device + before * STRIDE, host + (ids - before * cold) * STRIDE)
             present = present & (hot | (host != 0))
