@@ -30,7 +30,7 @@ def session_gpu(found: Row) -> tuple[dict[str, str], list[Cells]]:
         "ceilings": f"TFLOP/s of a large product: {products}; link {ceilings['link_gbs']:.0f} GB/s; "
         f"a graph that does next to nothing {ceilings['floor_us']:.1f} µs",
         "figures": "wall time of a call, ids and scores in host memory; medians of interleaved turns",
-        "peers": "float32 products, and ids as int32, as ours; of ours with fewer bits no ratio is told",
+        "peers": "float32 products, and ids as int32, as ours; ours with fewer bits have no ratio",
         "bound": "such a graph, ids and numbers over the link, and products at peak",
     }
     grouped = groupby(found["rows"], lambda row: row["workload"])
