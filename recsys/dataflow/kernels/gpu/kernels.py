@@ -134,9 +134,8 @@ class _Group:
 
     def __init__(self, slots: Sequence[GpuSlot], device: torch.device) -> None:
         self._slots, self._device = slots, device
-        self.dim, dtype, self.stride = _kind(slots[0])
-        self.dtype = slots[0].rows.dtype
-        assert dtype == self.dtype
+        rows = slots[0].rows
+        self.dim, self.dtype, self.stride = rows.dim, rows.dtype, rows.stride
         self.split = any(slot.rows.remap is not None for slot in slots)
         self.slots = torch.tensor([_fields(slot, LONG_FROM) for slot in slots], dtype=torch.int64).to(device)
         self._work: dict[tuple[int, int, int], Tensor] = {}
