@@ -50,7 +50,8 @@ def _addresses(ids, present, device, host, remap, cold, STRIDE: tl.constexpr, SP
             before = ((words >> 32) & 0xFFFFFFFF) + _popcount(bits & ((1 << bit) - 1))
             hot = ((bits >> bit) & 1) != 0
             where = tl.where(hot, device + before * STRIDE, host + (ids - before * cold) * STRIDE)
-            present = present & (hot | (host != 0))
+            if host == 0:
+                present = present & hot
     return where, present
 
 
