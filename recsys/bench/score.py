@@ -13,6 +13,7 @@ All run DCNv2 of the same size over the same file and write labels and scores; o
 from __future__ import annotations
 
 import tempfile
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -204,7 +205,9 @@ def _fuxictr(folder: Path, bits: int) -> Callable[[], None]:
         for start in range(0, table.num_rows, BLOCK):
             part = table.slice(start, BLOCK)
             columns = processor.transform({name: part[name].to_numpy() for name in part.column_names})
-            tensors = {name: torch.from_numpy(np.asarray(columns[name])) for name in [*NUMBERS, *CATEGORIES, "label"]}
+            with warnings.catch_warnings():  # Arrow's memory is read-only, and nobody writes to it
+                warnings.simplefilter("ignore")
+                tensors = {one: torch.from_numpy(np.asarray(columns[one])) for one in [*NUMBERS, *CATEGORIES, "label"]}
             for at in range(0, part.num_rows, _BATCH):
                 yield {name: column[at : at + _BATCH] for name, column in tensors.items()}
 
