@@ -165,7 +165,7 @@ def check_plan(plan: GpuPlan, spec: TableSpec, rows: Mapping[str, Rows], device:
     Raises:
         ConfigError: With the first difference.
     """
-    plan.check((table.name, table.rows, table.dim) for table in spec.tables)
+    plan.check(spec.tables)
     planned = {lookup.name: lookup.table for lookup in plan.lookups}
     pooled = {lookup.name: lookup.table for lookup in spec.pooled}
     if planned != pooled:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from recsys.config import Config
 from recsys.dataflow.gpu_hot import RANGES, bits_of, checked, packed, ranges, read_hot, unpacked
-from recsys.dataflow.plan import RowRange
+from recsys.dataflow.plan import AnyTable, RowRange, check_tables
 from recsys.dataflow.workload import BYTES, MOST, Dtype
 from recsys.errors import ConfigError
 from recsys.files import read_json, replacing, write_json
@@ -210,25 +210,13 @@ class GpuPlan(Config):
             found[first:last] = True
         return found
 
-    def check(self, tables: Iterable[tuple[str, int, int]]) -> None:
-        """Make sure that the plan was made for these tables: (name, rows, dim), in any order.
+    def check(self, tables: Iterable[AnyTable]) -> None:
+        """Make sure that the plan was made for these tables, in any order.
 
         Raises:
             ConfigError: With the first difference.
         """
-        left = {table.name: table for table in self.tables}
-        for name, rows, dim in tables:
-            planned = left.pop(name, None)
-            if planned is None:
-                raise self._stranger(f"it has no table `{name}`")
-            for what, there, here in (("rows", planned.rows, rows), ("dim", planned.dim, dim)):
-                if there != here:
-                    raise self._stranger(f"`{what}` of table `{name}` is {there} in the plan and {here} here")
-        if left:
-            raise self._stranger(f"its table `{next(iter(left))}` is not here")
-
-    def _stranger(self, difference: str) -> ConfigError:
-        return ConfigError(f"the plan for `{self.workload}` was made for other tables: {difference}; make a new plan")
+        check_tables(self.workload, self.tables, tables)
 
     def write(self, path: Path) -> None:
         """Write the plan as JSON, and hot rows beside it. The plan appears when all is there.

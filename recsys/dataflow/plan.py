@@ -15,7 +15,18 @@ from recsys.dataflow.workload import MOST, Dtype
 from recsys.errors import ConfigError
 from recsys.files import read_json, write_json
 
-__all__ = ["DataFlowPlan", "Piece", "PlannedLookup", "PlannedTable", "RowRange", "Schedule", "Strategy", "spread"]
+__all__ = [
+    "AnyTable",
+    "DataFlowPlan",
+    "Piece",
+    "PlannedLookup",
+    "PlannedTable",
+    "RowRange",
+    "Schedule",
+    "Strategy",
+    "check_tables",
+    "spread",
+]
 
 Strategy = Literal["gather", "resident", "stream", "vector"]
 """How a core reads rows, after arXiv 2507.01676 (its GM, L1, GM-UB and L1-UB):
@@ -103,15 +114,46 @@ class PlannedLookup(Config):
     table: str
 
 
-class _Table(Protocol):
+class AnyTable(Protocol):
     """What a plan compares: a table of a workload, of a model or of another plan."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """By which tables are told apart."""
+        ...
+
     @property
-    def rows(self) -> int: ...
+    def rows(self) -> int:
+        """How many."""
+        ...
+
     @property
-    def dim(self) -> int: ...
+    def dim(self) -> int:
+        """Columns."""
+        ...
+
+
+def check_tables(workload: str, planned: Iterable[AnyTable], tables: Iterable[AnyTable]) -> None:
+    """Make sure that the plan for a workload was made for these tables: same names, rows and dims, in any order.
+
+    Raises:
+        ConfigError: With the first difference.
+    """
+
+    def stranger(difference: str) -> ConfigError:
+        return ConfigError(f"the plan for `{workload}` was made for other tables: {difference}; make a new plan")
+
+    left = {table.name: table for table in planned}
+    for table in tables:
+        own = left.pop(table.name, None)
+        if own is None:
+            raise stranger(f"it has no table `{table.name}`")
+        for what in ("rows", "dim"):
+            there, here = getattr(own, what), getattr(table, what)
+            if there != here:
+                raise stranger(f"`{what}` of table `{table.name}` is {there} in the plan and {here} here")
+    if left:
+        raise stranger(f"its table `{next(iter(left))}` is not here")
 
 
 class DataFlowPlan(Config):
@@ -149,26 +191,13 @@ class DataFlowPlan(Config):
         """The schedule for a batch of that many examples."""
         return next((s for s in self.schedules if s.batch >= batch), self.schedules[-1])
 
-    def check(self, tables: Iterable[_Table]) -> None:
+    def check(self, tables: Iterable[AnyTable]) -> None:
         """Make sure that the plan was made for these tables: same names, rows and dims, in any order.
 
         Raises:
             ConfigError: With the first difference.
         """
-        left = {table.name: table for table in self.tables}
-        for table in tables:
-            planned = left.pop(table.name, None)
-            if planned is None:
-                raise self._stranger(f"it has no table `{table.name}`")
-            for what in ("rows", "dim"):
-                there, here = getattr(planned, what), getattr(table, what)
-                if there != here:
-                    raise self._stranger(f"`{what}` of table `{table.name}` is {there} in the plan and {here} here")
-        if left:
-            raise self._stranger(f"its table `{next(iter(left))}` is not here")
-
-    def _stranger(self, difference: str) -> ConfigError:
-        return ConfigError(f"the plan for `{self.workload}` was made for other tables: {difference}; make a new plan")
+        check_tables(self.workload, self.tables, tables)
 
     def write(self, path: Path) -> None:
         """Write the plan as JSON, whole or not at all.

@@ -72,7 +72,7 @@ def _written(checkpoint: Checkpoint, folder: Path, plan: Plan | None, onnx: bool
     """All of an export but its seal."""
     model = checkpoint.model
     if isinstance(plan, GpuPlan):
-        plan.check((table.name, table.rows, table.dim) for table in model.tables.spec.tables)
+        plan.check(model.tables.spec.tables)
     return write_export(
         folder,
         model=checkpoint.config.name,  # type: ignore[attr-defined]

@@ -11,6 +11,7 @@ import torch
 
 from recsys.dataflow.gpu_plan import GpuLookup, GpuPlan, GpuTable, is_gpu_plan
 from recsys.errors import ConfigError
+from recsys.layers.tables import Table
 
 ROWS = 1000
 HOT = torch.arange(ROWS) % 3 == 0
@@ -166,13 +167,13 @@ def test_more_than_the_memory_or_twice_the_same_is_refused() -> None:
 
 def test_it_is_checked_against_tables() -> None:
     plan = made()
-    right = [(table.name, table.rows, table.dim) for table in plan.tables]
+    right = [Table(table.name, table.rows, table.dim) for table in plan.tables]
     plan.check(reversed(right))
     for tables, message in (
         (right[1:], "its table `a` is not here"),
-        ([*right, ("e", 1, 1)], "it has no table `e`"),
-        ([("a", 999, 4), *right[1:]], "`rows` of table `a` is 1000 in the plan and 999 here"),
-        ([("a", 1000, 5), *right[1:]], "`dim` of table `a` is 4"),
+        ([*right, Table("e", 1, 1)], "it has no table `e`"),
+        ([Table("a", 999, 4), *right[1:]], "`rows` of table `a` is 1000 in the plan and 999 here"),
+        ([Table("a", 1000, 5), *right[1:]], "`dim` of table `a` is 4"),
     ):
         with pytest.raises(ConfigError, match=message):
             plan.check(tables)

@@ -11,8 +11,8 @@ h = before + popcount(bits below i), or the host's row i - h; where the host has
 remap and no host, the CPU adds the other rows, and their ids are left out here.
 
 Tried on an H100 without gain: two steps of a bag at once (more registers, fewer warps, slower), rows that pass by the
-first cache (int8 twice as slow: a row's header is in the same line), rows kept in the second one by hint, work ordered
-by batch and not by slot, int8 rows padded to 16 bytes. Tables in shared memory, or streamed through it, are not built:
+first cache (int8 1.6 times as slow: a row's header is in the same line), rows kept in the second one by hint, work
+ordered by batch and not by slot. Tables in shared memory, or streamed through it, are not built:
 shared memory gives 6.6 TB/s where rows of 128 bytes out of 9 MB come from the second cache at 6.1 (`recsys profile`).
 """
 
