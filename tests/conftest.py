@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import importlib
 import os
-import warnings
 
 import pytest
 import torch
@@ -16,11 +13,6 @@ settings.load_profile("recsys")
 
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # read when Triton is first imported: its kernels then run in Python
-
-
-with warnings.catch_warnings(), contextlib.suppress(ImportError):
-    warnings.simplefilter("ignore")
-    importlib.import_module("setuptools")  # as Inductor does: it warns of itself, which must not be an error there
 
 
 @pytest.fixture(scope="session")
