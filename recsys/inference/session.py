@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
 import operator
 import threading
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -19,14 +18,12 @@ from recsys.data.batch import Batch
 from recsys.data.encoder import Counts
 from recsys.data.readers import Dataset, Rows
 from recsys.data.rows import RowEncoder
-from recsys.dataflow.gpu_plan import GpuPlan
-from recsys.dataflow.plan import DataFlowPlan
-from recsys.dataflow.platform import read_cores
-from recsys.errors import ConfigError, DataError, RecsysError
+from recsys.errors import ConfigError, DataError
 from recsys.inference.backends import Backend, Precision
-from recsys.inference.choice import Choice, checked, choose
+from recsys.inference.choice import Choice
 from recsys.inference.cuda.device import find_gpu
 from recsys.inference.given import Scores
+from recsys.inference.opening import on_cpu, on_gpu
 from recsys.inference.parts import Parts, Storing, open_parts
 from recsys.inference.plans import Plan, for_cpu, for_gpu, read_plan
 from recsys.inference.profile import SizeProfile, drawn, profile
@@ -101,10 +98,9 @@ class InferenceSession:
         self._tasks = [task.name for task in parts.encoder.inputs.tasks]
         self._scorer: Scorer | GpuScorer | None
         if gpu is None:
-            self.precision, choice = _chosen(parts, backend, precision, max_batch)
-            self._scorer = Scorer(parts, near or _suited(parts.plan), choice, max_batch, threads)
+            self.precision, self._scorer = on_cpu(parts, near, backend, precision, max_batch, threads)
         else:
-            self.precision, self._scorer = _on_gpu(parts, far, backend, precision, max_batch, threads, gpu)
+            self.precision, self._scorer = on_gpu(parts, far, backend, precision, max_batch, threads, gpu)
             if self._scorer.note:
                 warnings.warn(self._scorer.note, stacklevel=3)  # of who calls `session`
         schema = parts.encoder.schema
@@ -376,71 +372,3 @@ def session(
     check_device(device, given)
     parts = open_parts(Path(run), given, storage)
     return InferenceSession(parts, given, backend, precision, max_batch, threads, device)
-
-
-def _suited(plan: DataFlowPlan | None) -> DataFlowPlan | None:
-    """An export's plan, unless it is for more cores than there are here: then one core gathers."""
-    return plan if plan is not None and plan.cores <= len(read_cores()) else None
-
-
-def _on_gpu(
-    parts: Parts,
-    plan: GpuPlan | None,
-    backend: Literal["auto"] | Backend,
-    precision: Literal["auto"] | Precision,
-    most: int,
-    threads: int,
-    device: torch.device,
-) -> tuple[Precision, GpuScorer]:
-    """The precision, and what scores on a GPU; it is imported where it is used, and Triton with it."""
-    from recsys.dataflow.gpu import check_plan
-    from recsys.inference.cuda.choice import choose as choose_for
-    from recsys.inference.cuda.device import told
-    from recsys.inference.cuda.engines import GPU_PRECISIONS, check_engine
-    from recsys.inference.cuda.scorer import GpuScorer
-
-    check_engine(backend, precision)
-    if threads > 1:
-        raise ConfigError("a batch is not shared out among threads on a GPU: leave threads at 1")
-    if plan is not None:
-        check_plan(plan, parts.spec, parts.rows, device)  # before networks are compiled
-    kinds = [kind for kind in parts.precisions if kind in GPU_PRECISIONS] if precision == "auto" else [precision]
-    with told(f"opening a session on {device}"):
-        kind, choice = _fastest(
-            kinds, lambda kind: choose_for(parts.program, parts.spec.layout, kind, most, device, backend)
-        )
-    return kind, GpuScorer(parts, plan, choice, kind, most, device)
-
-
-def _chosen(
-    parts: Parts, backend: Literal["auto"] | Backend, precision: Literal["auto"] | Precision, most: int
-) -> tuple[Precision, Choice]:
-    """The precision, and the back end of every batch size: the fastest where they are left open."""
-    if precision == "tf32" or backend == "inductor":
-        raise ConfigError(
-            f"{precision if precision == 'tf32' else backend} is a GPU's: open the session on device cuda"
-        )
-    kinds = parts.precisions if precision == "auto" else (precision,)
-    if backend != "auto":
-        kind = kinds[0]
-        return kind, Choice({most: (backend, checked(backend, kind, parts.program_for(kind)))}, {}, {})
-    return _fastest(kinds, lambda kind: choose(parts.program_for(kind), kind, most))
-
-
-def _fastest(kinds: Sequence[Precision], chosen: Callable[[Precision], Choice]) -> tuple[Precision, Choice]:
-    """The precision whose choice is fastest, of those that can run here.
-
-    Raises:
-        RecsysError: What the last one says, when none can.
-    """
-    choices: dict[Precision, Choice] = {}
-    for kind in kinds:
-        try:
-            choices[kind] = chosen(kind)
-        except RecsysError:  # it passed the gate on a machine that could run it
-            if kind == kinds[-1] and not choices:
-                raise
-    if len(choices) == 1:
-        return next(iter(choices.items()))
-    kind = min(choices, key=lambda kind: sum(math.log(min(row.values())) for row in choices[kind].us.values()))
-    return kind, choices[kind]
