@@ -62,7 +62,7 @@ def peers(
     """
     rows = model.tables.storages()[0].detach().to(device)
     sizes = [model.tables.tables[lookup.table].rows for lookup in model.tables.spec.pooled]
-    network = on_device(program, device, "fp32", single=False)
+    network = on_device(program, device, "fp32", "products")
     loop, fused = _Loop(rows, sizes, network), _Fused(rows, sizes, network)
     found = [
         _plain("torch-loop", "stock", loop, lambda ids: ids.values.view(len(sizes), -1), numbers, device),

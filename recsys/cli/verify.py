@@ -25,7 +25,7 @@ def command(
     export: tyro.conf.Positional[Path],
     data: str,
     plan: str = "auto",
-    backend: Literal["auto", "eager", "aoti", "onnx", "inductor"] = "auto",
+    backend: Literal["auto", "eager", "aoti", "onnx", "inductor", "fused"] = "auto",
     precision: Literal["auto", "fp32", "tf32", "bf16", "int8"] = "auto",
     device: str = "cpu",
     tolerance: Tolerance = Tolerance(),  # noqa: B008 (frozen)

@@ -34,8 +34,8 @@ from recsys.threads import torch_threads
 
 __all__ = ["ENGINES", "Backend", "Engine", "Precision", "Run", "absent", "cache_folder", "discard", "load"]
 
-Backend = Literal["eager", "aoti", "onnx", "inductor"]
-"""`inductor` runs on GPUs alone, `aoti` and `onnx` on processors."""
+Backend = Literal["eager", "aoti", "onnx", "inductor", "fused"]
+"""`inductor` and `fused` run on GPUs alone, `aoti` and `onnx` on processors."""
 Precision = Literal["fp32", "tf32", "bf16", "int8"]
 """Of the weights and inputs of linear layers: int8 weights have a scale a column, their inputs one a batch. `tf32`, of
 10 bits, is a GPU's."""

@@ -12,7 +12,7 @@ from torch.export import ExportedProgram
 
 from recsys.errors import ConfigError, DataError
 from recsys.inference.backends import Backend, Engine, Precision, Run, cache_folder
-from recsys.inference.cuda.module import on_device
+from recsys.inference.cuda.module import Form, on_device
 
 __all__ = ["GPU_ENGINES", "GPU_PRECISIONS", "check_engine"]
 
@@ -23,7 +23,7 @@ class _Eager:
     """Torch's operators one by one."""
 
     def __init__(self, program: ExportedProgram, precision: Precision, device: torch.device) -> None:
-        self._forward = on_device(program, device, precision, single=False).forward
+        self._forward = on_device(program, device, precision, "products").forward
 
     def bind(self, inputs: Sequence[Tensor], out: Tensor) -> Run:
         """A call that launches the network on the stream of the thread."""
@@ -37,19 +37,21 @@ class _Eager:
 
 
 class _Inductor:
-    """Compiled twice: for one row, and for any number of them.
+    """Compiled by Inductor twice: for one row, and for any number of them.
 
     What stands between two products is one kernel, and the last one writes into `out`. Products of many rows are the
     library's. Compiled code lies in the user's cache, not in a folder that all users of a machine share.
     """
 
+    many: Form = "products"
+
     def __init__(self, program: ExportedProgram, precision: Precision, device: torch.device) -> None:
-        def compiled(single: bool) -> Callable[..., None]:
-            work = _into(on_device(program, device, precision, single))
-            found: Callable[..., None] = torch.compile(work, dynamic=not single, fullgraph=True, options=_OPTIONS)
+        def compiled(form: Form) -> Callable[..., None]:
+            work = _into(on_device(program, device, precision, form))
+            found: Callable[..., None] = torch.compile(work, dynamic=form != "sums", fullgraph=True, options=_OPTIONS)
             return found
 
-        self._one, self._many = compiled(True), compiled(False)
+        self._one, self._many = compiled("sums"), compiled(self.many)
 
     def bind(self, inputs: Sequence[Tensor], out: Tensor) -> Run:
         """A call that launches the network on the stream of the thread; the first of its kind compiles."""
@@ -60,6 +62,12 @@ class _Inductor:
                 forward(*inputs, out)
 
         return run
+
+
+class _Fused(_Inductor):
+    """The same, but products of many rows are kernels of our own, with what follows them."""
+
+    many: Form = "fused"
 
 
 _OPTIONS: dict[str, str | int | bool | Callable[..., object]] = {"triton.cudagraphs": False, "compile_threads": 1}
@@ -112,6 +120,7 @@ def _own_cache() -> Iterator[None]:
 GPU_ENGINES: dict[Backend, Callable[[ExportedProgram, Precision, torch.device], Engine]] = {
     "eager": _Eager,
     "inductor": _Inductor,
+    "fused": _Fused,
 }
 """Of each precision in `GPU_PRECISIONS`."""
 

@@ -1,0 +1,118 @@
+"""A linear layer and what follows it, element by element, as one kernel. Triton may be absent: import it late.
+
+    out = add + scale * act(x W' + bias) * factor        act: ReLU or nothing; all but the product may be left out
+
+A cross of DCNv2 is x_l + x_0 * (W x_l + b), a layer of DCN²'s OnlyDense s * relu(W x + b) * x, one of an MLP
+relu(W x + b): a kernel each, where a library has one for the product and another for the rest.
+
+Products of float32 are three of TF32: `recsys.inference.cuda.linear_kernel` says how, and what they keep.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from recsys.inference.cuda.linear_kernel import fused_linear
+
+__all__ = ["COLUMNS", "linear", "rounded"]
+
+COLUMNS = 16
+"""Rows of weights and of what is given out are filled up to a multiple of as many, so that they are read by 16 bytes,
+and so that Triton knows."""
+
+
+class _Tile(NamedTuple):
+    rows: int
+    columns: int
+    warps: int
+
+
+_TILES = (_Tile(128, 128, 8), _Tile(128, 64, 4), _Tile(64, 64, 4), _Tile(64, 32, 4), _Tile(32, 32, 4), _Tile(16, 32, 4))
+"""Of the output, the largest first. Of 64 rows on, a product is one of four warps (wgmma)."""
+_BUSY = 0.75
+"""Of the GPU's processors, which have a tile each before larger tiles, that read less twice, are worth it."""
+_STAGES = 3
+
+
+def rounded(x: Tensor) -> Tensor:
+    """The nearest TF32 numbers of finite float32 ones, ties away from zero."""
+    return ((x.contiguous().view(torch.int32) + 0x1000) & -0x2000).view(torch.float32)
+
+
+@torch.library.custom_op(
+    "recsys::linear",
+    mutates_args=(),
+    schema="(Tensor x, Tensor high, Tensor? low, Tensor? bias, Tensor? scale, Tensor? factor, Tensor? add, "
+    "SymInt columns, bool relu) -> Tensor",
+)
+def linear(
+    x: Tensor,
+    high: Tensor,
+    low: Tensor | None,
+    bias: Tensor | None,
+    scale: Tensor | None,
+    factor: Tensor | None,
+    add: Tensor | None,
+    columns: int,
+    relu: bool,
+) -> Tensor:
+    """The formula above, float32.
+
+    Args:
+        x: [B, K] float32.
+        high: [N, K'], K' >= K and N multiples of `COLUMNS`, rows and columns beyond the layer's own of zeros: bfloat16,
+            or TF32 numbers as float32.
+        low: What TF32 leaves of the weights, alike, for products of float32.
+        bias: [N], zero where the layer has none.
+        scale: [N].
+        factor: [B, >= columns].
+        add: [B, >= columns].
+        columns: The layer's own, of which it has less than N.
+        relu: Whether act is one.
+
+    Returns:
+        [B, N], zeros beyond `columns`.
+    """
+    rows, written = len(x), len(high)
+    out = x.new_empty(rows, written)
+    if not rows:
+        return out
+    x = _side_by_side(x)
+    factor, add = (None if one is None else _side_by_side(one) for one in (factor, add))
+    tile = _tile(rows, written, _processors(x.device))
+    precision = "bf16" if high.dtype is torch.bfloat16 else "tf32" if low is None else "fp32"
+    grid = (-(-rows // tile.rows), -(-written // tile.columns))
+    fused_linear[grid](
+        x, high, *(out if one is None else one for one in (low, bias, scale, factor, add)), out,
+        rows, columns, written,
+        x.stride(0), high.stride(0), *(0 if one is None else one.stride(0) for one in (factor, add)), written,
+        DEPTH=x.shape[1], PRECISION=precision, BIAS=bias is not None, SCALE=scale is not None,
+        FACTOR=factor is not None, ADD=add is not None, RELU=relu,
+        BLOCK_ROWS=tile.rows, BLOCK_COLUMNS=tile.columns, BLOCK_DEPTH=64 if precision == "bf16" else 32,
+        num_warps=tile.warps, num_stages=_STAGES,
+    )  # fmt: skip
+    return out
+
+
+@linear.register_fake
+def _(x: Tensor, high: Tensor, *_: object) -> Tensor:
+    return x.new_empty(x.shape[0], high.shape[0])
+
+
+def _side_by_side(x: Tensor) -> Tensor:
+    """With a row's columns one after the other."""
+    return x if x.stride(1) == 1 else x.contiguous()
+
+
+def _tile(rows: int, columns: int, processors: int) -> _Tile:
+    """The largest tile of which the GPU has enough to do; where none is, the smallest."""
+    able = [tile for tile in _TILES if tile.rows <= max(rows, _TILES[-1].rows)]
+    tiles = (-(-rows // tile.rows) * -(-columns // tile.columns) for tile in able)
+    return next((tile for tile, count in zip(able, tiles, strict=True) if count >= _BUSY * processors), able[-1])
+
+
+def _processors(device: torch.device) -> int:
+    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1
