@@ -38,8 +38,9 @@ _STAGES = 3
 
 
 def rounded(x: Tensor) -> Tensor:
-    """The nearest TF32 numbers of finite float32 ones, ties away from zero."""
-    return ((x.contiguous().view(torch.int32) + 0x1000) & -0x2000).view(torch.float32)
+    """The nearest TF32 numbers of float32 ones, ties away from zero; what is not finite stays."""
+    near = ((x.contiguous().view(torch.int32) + 0x1000) & -0x2000).view(torch.float32)
+    return torch.where(x.isfinite(), near, x)
 
 
 @torch.library.custom_op(
@@ -70,7 +71,7 @@ def linear(
         scale: [N].
         factor: [B, >= columns].
         add: [B, >= columns].
-        columns: The layer's own, of which it has less than N.
+        columns: The layer's own, up to N.
         relu: Whether act is one.
 
     Returns:

@@ -19,8 +19,13 @@ __all__ = ["fused_linear"]
 
 @triton.jit
 def _tf32(x):
-    """The nearest of 11 significant bits, ties away from zero, as `rounded` has it; x must be finite to stay so."""
-    return ((x.to(tl.int32, bitcast=True) + 0x1000) & -0x2000).to(tl.float32, bitcast=True)
+    """The nearest of 11 significant bits, ties away from zero.
+
+    What is not finite stays: 0x7FFFFFFF, which a GPU has for not a number, would become -0.
+    """
+    bits = x.to(tl.int32, bitcast=True)
+    near = (bits + 0x1000) & -0x2000
+    return tl.where((bits & 0x7F800000) == 0x7F800000, bits, near).to(tl.float32, bitcast=True)
 
 
 @triton.jit

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -69,10 +70,19 @@ def test_what_lies_around_x_is_not_read(rows: int, device: torch.device) -> None
     )
 
 
-def test_what_is_no_number_stays_none(device: torch.device) -> None:
-    """A session says so: ReLU must not hide it."""
-    layer = FusedLinear(torch.ones(16, 16), None, None, True, "fp32").to(device)
-    assert layer(torch.full((1, 16), float("nan"), device=device)).isnan().all()
+@pytest.mark.parametrize("bits", [0x7FC00000, 0x7FFFFFFF, 0x7F800001, 0x7F800000])
+@pytest.mark.parametrize("precision", ["fp32", "tf32"])
+def test_what_is_not_finite_is_seen(bits: int, precision: Precision, device: torch.device) -> None:
+    """A session refuses such scores: neither ReLU nor rounding must hide them, in inputs and in weights."""
+    odd = torch.tensor([bits], dtype=torch.int32).view(torch.float32)
+    x, weight = torch.ones(1, 16), torch.ones(16, 16)
+    spoilt = [one.index_copy(1, torch.tensor([3]), odd.expand(1, 1)) for one in (x, weight[2:3])]
+    with np.errstate(invalid="ignore"):  # of Triton's interpreter
+        layer = FusedLinear(weight, None, None, True, precision).to(device)
+        assert not layer(spoilt[0].to(device)).isfinite().any()
+        weight[2:3] = spoilt[1]
+        found = FusedLinear(weight, None, None, True, precision).to(device)(x.to(device))
+    assert found.isfinite().tolist() == [[column != 2 for column in range(16)]]
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
