@@ -18,7 +18,8 @@ from tqdm import tqdm
 
 from recsys.bench.card import machine
 from recsys.bench.dataflow import Distribution, with_ids
-from recsys.bench.gpu_draw import Drawn, block, draw, expected, filled, slots
+from recsys.bench.gpu_draw import block, draw, expected, filled, slots
+from recsys.data.batch import JaggedIds
 from recsys.dataflow.gpu_cost import GpuCostModel
 from recsys.dataflow.gpu_default import room
 from recsys.dataflow.gpu_platform import GpuPlatform
@@ -165,7 +166,7 @@ def _run(
     }
 
 
-def _bytes(model: GpuCostModel, batch: int, sets: Sequence[Drawn]) -> float:
+def _bytes(model: GpuCostModel, batch: int, sets: Sequence[JaggedIds]) -> float:
     """Counted: rows read, ids, and output, whatever caches do."""
     ids = sum(len(one.values) for one in sets) / len(sets)
     row = model.workload.tables[0].row_bytes

@@ -6,19 +6,19 @@ Hundreds of millions of ids are drawn as `recsys.dataflow.ids` draws them, from 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from recsys.data.batch import JaggedIds
 from recsys.dataflow.ids import curve, harmonic
 from recsys.dataflow.kernels.gpu.kernels import GpuSlot
 from recsys.dataflow.kernels.gpu.rows import GpuRows
 from recsys.dataflow.storage import quantise
 from recsys.dataflow.workload import Dtype, Ids, Workload
 
-__all__ = ["BLOCK", "Drawn", "block", "draw", "expected", "filled", "sample", "scattered", "slots"]
+__all__ = ["BLOCK", "block", "draw", "expected", "filled", "sample", "scattered", "slots"]
 
 BLOCK = 9973
 """Rows that are made; they are repeated. A prime, so that an address off by a power of two is found out."""
@@ -26,22 +26,14 @@ _HEAD = 1024
 _ODD = (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
 
 
-@dataclass(frozen=True)
-class Drawn:
-    """A batch of ids on the GPU, feature after feature; offsets are None where every bag holds one id."""
-
-    values: Tensor
-    offsets: Tensor | None
-
-
-def draw(workload: Workload, batch: int, generator: torch.Generator) -> Drawn:
-    """A batch for all look-ups of a workload; its features are these, in their order."""
+def draw(workload: Workload, batch: int, generator: torch.Generator) -> JaggedIds:
+    """A batch for all look-ups of a workload, int64, where the generator is; its features are these, in their order."""
     parts = [sample(one.ids, workload.table(one.table).rows, batch, generator) for one in workload.lookups]
-    values = torch.cat([values for values, _ in parts])
+    names, values = tuple(one.name for one in workload.lookups), torch.cat([values for values, _ in parts])
     if all(one.ids.bags == ((1, 1.0),) for one in workload.lookups):
-        return Drawn(values, None)
+        return JaggedIds(names, values)
     lengths = torch.cat([lengths for _, lengths in parts])
-    return Drawn(values, torch.cat([lengths.new_zeros(1), lengths.cumsum(0)]))
+    return JaggedIds(names, values, torch.cat([lengths.new_zeros(1), lengths.cumsum(0)]))
 
 
 def sample(ids: Ids, rows: int, bags: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -125,10 +117,10 @@ def slots(workload: Workload, rows: dict[str, GpuRows]) -> list[GpuSlot]:
     return found
 
 
-def expected(made: Tensor, dims: Sequence[int], drawn: Drawn, batch: int) -> Tensor:
+def expected(made: Tensor, dims: Sequence[int], drawn: JaggedIds, batch: int) -> Tensor:
     """What look-ups of filled tables give, summed: float32 [batch, width], the slow way."""
     found = []
-    offsets = drawn.offsets if drawn.offsets is not None else torch.arange(len(drawn.values) + 1, device=made.device)
+    offsets = drawn.full_offsets()
     for k, _ in enumerate(dims):
         at = offsets[k * batch : (k + 1) * batch + 1]
         ids = drawn.values[int(at[0]) : int(at[-1])] % BLOCK

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from recsys.bench.gpu_draw import BLOCK, Drawn, block, draw, expected, filled, slots
+from recsys.bench.gpu_draw import BLOCK, block, draw, expected, filled, slots
 from recsys.data.batch import JaggedIds
 from recsys.dataflow.gpu_stage import CpuPart
 from recsys.dataflow.gpu_timing import captured
@@ -70,7 +70,7 @@ class LargerRig:
         pinned(sum(_whole(table.rows * table.row_bytes) for table in workload.tables), self._fill)
         generator = torch.Generator(device).manual_seed(1)
         self.drawn = [draw(workload, batch, generator) for _ in range(min(calls, DIFFERENT))]
-        self.ids = [self._on_host(one) for one in self.drawn]
+        self.ids = [one.to("cpu") for one in self.drawn]
         self.width = self.dim * len(workload.lookups)
         self.x = torch.empty(batch, self.width, device=device)
         self.unknown = torch.zeros(1, dtype=torch.int32, device=device)
@@ -87,10 +87,6 @@ class LargerRig:
                     bar.update(part.nbytes / 1e9)
                 at += _whole(size)
 
-    def _on_host(self, drawn: Drawn) -> JaggedIds:
-        names = tuple(lookup.name for lookup in self.workload.lookups)
-        return JaggedIds(names, drawn.values.cpu(), None if drawn.offsets is None else drawn.offsets.cpu())
-
     def times(self, made: Placed) -> dict[str, float]:
         """µs by the clock, until all columns are filled, of captured launches and what the CPU does beside them.
 
@@ -103,7 +99,7 @@ class LargerRig:
         stage = None if made.cpu is None else made.cpu.stage(self.batch, self.device)
         made.gpu.prepare(self.batch, offsets is None)
 
-        def fill(one: Drawn) -> None:
+        def fill(one: JaggedIds) -> None:
             values[: len(one.values)].copy_(one.values)
             if offsets is not None and one.offsets is not None:
                 offsets.copy_(one.offsets)
@@ -148,7 +144,7 @@ class LargerRig:
         made.gpu.launch(drawn.values, drawn.offsets, None, x, self.unknown)
         if made.cpu is not None:
             stage = made.cpu.stage(CHECKED, self.device)
-            self.unknown += stage.fill(self._on_host(drawn))
+            self.unknown += stage.fill(drawn.to("cpu"))
             stage.launch(x)
             self._wait()
         numbers = Rows(self.made, self.dim, self.dtype).read().to(self.device)

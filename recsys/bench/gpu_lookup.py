@@ -16,7 +16,7 @@ from tqdm import tqdm
 from recsys.bench.card import machine
 from recsys.bench.dataflow import with_ids
 from recsys.bench.gpu_peers import Contender, absent, fbgemm, ours, version
-from recsys.bench.gpu_rig import GpuRig, drawn, moved
+from recsys.bench.gpu_rig import GpuRig, drawn, first
 from recsys.bench.gpu_timing import Capture, Figure, captured, copy_rate, graph_floor_us, in_turn, release, synchronize
 from recsys.bench.lookup import Distribution, distributions, told
 from recsys.bench.lookup_rig import Case, chosen
@@ -117,9 +117,9 @@ def _workload(
     others = [peer for dtype in dtypes for peer in fbgemm(rig, dtype)]
     with tqdm(total=len(ids) * len(sizes), desc=name, disable=None) as bar:
         for distribution in ids:
-            largest = drawn(with_ids(workload, distribution), max(sizes))
+            largest = drawn(with_ids(workload, distribution), max(sizes), device)
             for size in sizes:
-                sets = moved(largest, size, device)
+                sets = first(largest, size)
                 unknown = torch.zeros(1, dtype=torch.int32, device=device)
                 x = torch.empty(size, rig.width, dtype=torch.float16, device=device)
                 mine = [ours(kernels[key], *key, x, unknown) for key in kernels]

@@ -7,24 +7,22 @@ as FBGEMM would lay them, so that where it stores rows as we do, it reads the sa
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from recsys.bench.gpu_draw import draw
 from recsys.bench.lookup_peers import fbgemm_int8
 from recsys.data.batch import JaggedIds
-from recsys.dataflow.ids import batch as draw
 from recsys.dataflow.kernels.gpu.kernels import GpuSlot
 from recsys.dataflow.kernels.gpu.rows import GpuRows, free_bytes
 from recsys.dataflow.storage import quantise
 from recsys.dataflow.workload import Dtype, Workload
 from recsys.errors import ConfigError
 
-__all__ = ["GpuRig", "Memory", "drawn", "moved"]
+__all__ = ["GpuRig", "Memory", "drawn", "first"]
 
 _SETS = 6
 """Batches of ids that are looked up in turn."""
@@ -170,18 +168,17 @@ def _padded(rows: Tensor) -> Tensor:
     return torch.nn.functional.pad(rows, (0, -rows.shape[1] % 16))
 
 
-def drawn(workload: Workload, size: int) -> list[JaggedIds]:
-    """As many batches as are looked up in turn, int32, on the CPU; smaller ones are their first examples."""
-
-    def one(seed: int) -> JaggedIds:
-        found = draw(workload, size, np.random.default_rng(seed), torch.int32)
-        return found if found.offsets is None else replace(found, offsets=found.offsets.int())
-
-    with ThreadPoolExecutor(_SETS) as pool:
-        return list(pool.map(one, range(_SETS)))
+def drawn(workload: Workload, size: int, device: torch.device) -> list[JaggedIds]:
+    """As many batches as are looked up in turn, int32, on the device; smaller ones are their `first` examples."""
+    whole = [draw(workload, size, torch.Generator(device).manual_seed(seed)) for seed in range(_SETS)]
+    return [replace(one, values=one.values.int(), offsets=_int32(one.offsets)) for one in whole]
 
 
-def moved(batches: Sequence[JaggedIds], size: int, device: torch.device) -> list[JaggedIds]:
-    """The first examples of each, on the device."""
+def _int32(offsets: Tensor | None) -> Tensor | None:
+    return None if offsets is None else offsets.int()
+
+
+def first(batches: Sequence[JaggedIds], size: int) -> list[JaggedIds]:
+    """The first examples of each."""
     cut = [one.slice(0, size) for one in batches]  # of one example, ids are a view with gaps
-    return [replace(one, values=one.values.contiguous()).to(device) for one in cut]
+    return [replace(one, values=one.values.contiguous()) for one in cut]

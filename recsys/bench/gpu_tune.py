@@ -17,7 +17,7 @@ import torch
 from recsys.bench.dataflow import with_ids
 from recsys.bench.gpu_lookup import WORKLOADS, captures, the_gpu
 from recsys.bench.gpu_peers import ours
-from recsys.bench.gpu_rig import GpuRig, drawn, moved
+from recsys.bench.gpu_rig import GpuRig, drawn, first
 from recsys.bench.gpu_timing import in_turn
 from recsys.bench.lookup import Distribution
 from recsys.bench.lookup_rig import chosen
@@ -63,11 +63,11 @@ def tune(
     device = the_gpu() if device is None else device
     workload, sizes = WORKLOADS[name].workload(), tuple(batches or WORKLOADS[name].batches)
     rig = GpuRig(workload, dtypes, device, peers=False)
-    ways = [drawn(with_ids(workload, way), max(sizes)) for way in ids]
+    ways = [drawn(with_ids(workload, way), max(sizes), device) for way in ids]
     found = []
     with torch.no_grad():
         for dtype, size in itertools.product(dtypes, sizes):
-            trial = _Trial(rig, dtype, size, [moved(way, size, device) for way in ways])
+            trial = _Trial(rig, dtype, size, [first(way, size) for way in ways])
             found.append(trial.best(seconds))
             tell(trial.told)
     return found

@@ -98,7 +98,7 @@ def told(row: dict[str, Any], copy_tbs: float, text: str) -> None:
 
 def test_a_wrong_sum_is_found_before_anything_is_timed(tiny: torch.device) -> None:
     rig = GpuRig(workload(16, 3), ("fp16",), tiny, peers=False)
-    (ids, *_) = (one.to(tiny) for one in drawn(rig.workload, 4))
+    ids, *_ = drawn(rig.workload, 4, tiny)
     x = torch.empty(4, rig.width, dtype=torch.float16, device=tiny)
     one = ours(GpuKernels(rig.slots("fp16"), tiny), "fp16", True, x, torch.zeros(1, dtype=torch.int32, device=tiny))
     rig.check("right", "fp16", ids, one.run(ids))
@@ -125,12 +125,12 @@ def test_tables_lie_on_lines_of_their_own_and_begin_with_other_rows(tiny: torch.
 
 def test_bytes_are_counted_of_tables_that_the_cache_cannot_hold(tiny: torch.device) -> None:
     rig = GpuRig(workload(16, 1), ("fp16",), tiny, peers=False)
-    ids, *_ = (one.to(tiny) for one in drawn(with_ids(rig.workload, "equal"), 4))
+    ids, *_ = drawn(with_ids(rig.workload, "equal"), 4, tiny)
     rest = 3 * 4 * 4 + 4 * 48 * 2  # ids and output
     assert rig.counted_bytes(ids, "fp16", 1 << 20) == rest
     assert rig.counted_bytes(ids, "fp16", 3001 * 32) == rest + 32
     bags = GpuRig(workload(16, 3), ("fp16",), tiny, peers=False)
-    ids, *_ = (one.to(tiny) for one in drawn(bags.workload, 4))
+    ids, *_ = drawn(bags.workload, 4, tiny)
     distinct = len(set(ids.feature(0)[0].tolist()))
     counted = 32 * distinct + 4 * len(ids.values) + 4 * 13 + 4 * 48 * 2
     assert bags.counted_bytes(ids, "fp16", 3001 * 32) == counted
