@@ -41,7 +41,7 @@ def test_a_gpu_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> 
 def test_a_session_says_what_a_gpu_has_not(run: Path) -> None:
     with pytest.raises(ConfigError, match="the precision on a GPU as one of auto, fp32, tf32, bf16, got int8"):
         recsys.session(run, device="cuda", precision="int8")
-    with pytest.raises(ConfigError, match="the back end on a GPU as one of auto, eager, inductor, got onnx"):
+    with pytest.raises(ConfigError, match="the back end on a GPU as one of auto, eager, inductor, fused, got onnx"):
         recsys.session(run, device="cuda", backend="onnx")
     with pytest.raises(ConfigError, match="not shared out among threads on a GPU"):
         recsys.session(run, device="cuda", threads=2)
