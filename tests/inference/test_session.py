@@ -254,7 +254,10 @@ def test_profile_tells_where_time_goes(run: Path) -> None:
         ({"threads": 0}, "expected threads of 1 to 1,024, a whole number, got 0"),
         ({"threads": "2"}, "expected threads of 1 to"),
         ({"threads": 10**6}, "expected threads of 1 to"),
-        ({"backend": "tensorrt"}, "expected backend as one of auto, eager, aoti, onnx, inductor, fused, got 'tensorrt'"),
+        (
+            {"backend": "tensorrt"},
+            "expected backend as one of auto, eager, aoti, onnx, inductor, fused, got 'tensorrt'",
+        ),
         ({"backend": None}, "expected backend as one of"),
         ({"precision": "fp16"}, "expected precision as one of auto, fp32, tf32, bf16, int8, got 'fp16'"),
         ({"storage": "disk"}, "expected storage as one of huge, map, got 'disk'"),

@@ -13,6 +13,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
+import triton
 from torch import Tensor
 
 from recsys.inference.cuda.linear_kernel import fused_linear
@@ -25,13 +26,24 @@ and so that Triton knows."""
 
 
 class _Tile(NamedTuple):
+    """Of the output; `depth` numbers of float32, or twice as many of bfloat16, are read of each row in a step."""
+
     rows: int
     columns: int
+    depth: int
     warps: int
 
 
-_TILES = (_Tile(128, 128, 8), _Tile(128, 64, 4), _Tile(64, 64, 4), _Tile(64, 32, 4), _Tile(32, 32, 4), _Tile(16, 32, 4))
-"""Of the output, the largest first. Of 64 rows on, a product is one of four warps (wgmma)."""
+_TILES = (
+    _Tile(128, 128, 32, 8),
+    _Tile(128, 64, 32, 4),
+    _Tile(64, 64, 32, 4),
+    _Tile(64, 32, 64, 4),
+    _Tile(32, 32, 64, 4),
+    _Tile(16, 32, 64, 4),
+)
+"""The largest first. Of 64 rows on, a product is one of four warps (wgmma). Small ones wait for memory: they read more
+at a time."""
 _BUSY = 0.75
 """Of the GPU's processors, which have a tile each before larger tiles, that read less twice, are worth it."""
 _STAGES = 3
@@ -83,8 +95,8 @@ def linear(
         return out
     x = _side_by_side(x)
     factor, add = (None if one is None else _side_by_side(one) for one in (factor, add))
-    tile = _tile(rows, written, _processors(x.device))
     precision = "bf16" if high.dtype is torch.bfloat16 else "tf32" if low is None else "fp32"
+    tile = _tile(rows, written, precision == "fp32", *_gpu(x))
     grid = (-(-rows // tile.rows), -(-written // tile.columns))
     fused_linear[grid](
         x, high, *(out if one is None else one for one in (low, bias, scale, factor, add)), out,
@@ -92,7 +104,7 @@ def linear(
         x.stride(0), high.stride(0), *(0 if one is None else one.stride(0) for one in (factor, add)), written,
         DEPTH=x.shape[1], PRECISION=precision, BIAS=bias is not None, SCALE=scale is not None,
         FACTOR=factor is not None, ADD=add is not None, RELU=relu,
-        BLOCK_ROWS=tile.rows, BLOCK_COLUMNS=tile.columns, BLOCK_DEPTH=64 if precision == "bf16" else 32,
+        BLOCK_ROWS=tile.rows, BLOCK_COLUMNS=tile.columns, BLOCK_DEPTH=tile.depth * (2 if precision == "bf16" else 1),
         num_warps=tile.warps, num_stages=_STAGES,
     )  # fmt: skip
     return out
@@ -108,12 +120,29 @@ def _side_by_side(x: Tensor) -> Tensor:
     return x if x.stride(1) == 1 else x.contiguous()
 
 
-def _tile(rows: int, columns: int, processors: int) -> _Tile:
-    """The largest tile of which the GPU has enough to do; where none is, the smallest."""
-    able = [tile for tile in _TILES if tile.rows <= max(rows, _TILES[-1].rows)]
+def _tile(rows: int, columns: int, split: bool, processors: int, shared: int) -> _Tile:
+    """The largest tile of which the GPU has enough to do; where none is, the smallest.
+
+    Args:
+        rows: Of the output.
+        columns: Of the output.
+        split: Whether weights are two numbers each.
+        processors: Of the GPU.
+        shared: Bytes of memory that a program may take, in which steps wait.
+    """
+    able = [
+        tile
+        for tile in _TILES
+        if tile.rows <= max(rows, _TILES[-1].rows)
+        and 4 * _STAGES * tile.depth * (tile.rows + tile.columns * (1 + split)) <= shared
+    ]
     tiles = (-(-rows // tile.rows) * -(-columns // tile.columns) for tile in able)
     return next((tile for tile, count in zip(able, tiles, strict=True) if count >= _BUSY * processors), able[-1])
 
 
-def _processors(device: torch.device) -> int:
-    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1
+def _gpu(x: Tensor) -> tuple[int, int]:
+    """Processors where x lies, and bytes of shared memory of a program; on a CPU, for tests, those do not matter."""
+    if not x.is_cuda:
+        return 1, 1 << 30
+    found = triton.runtime.driver.active.utils.get_device_properties(x.get_device())
+    return found["multiprocessor_count"], found["max_shared_mem"]
