@@ -24,8 +24,14 @@ ROOT = Path(__file__).resolve().parent.parent
 SHELVES = ("models", "dataflow", "data")
 HEAVY = ("fbgemm_gpu", "ray", "torchrec", "transformers")
 """What `import recsys` must not load."""
-SERVE = {"fastapi", "prometheus_client", "starlette", "uvicorn"}
-"""Of the extra `serve`, which is not installed here: only the server's own modules may need them."""
+ABSENT = {
+    "recsys.serving.": {"fastapi", "prometheus_client", "starlette", "uvicorn"},
+    "recsys.dataflow.kernels.gpu.lookup": {"triton"},
+    "recsys.dataflow.kernels.gpu.shared": {"triton"},
+    "recsys.inference.cuda.linear": {"triton"},
+}
+"""Beginnings of modules' names, and what only these may need: the extra `serve`, and what a CUDA build of torch brings;
+neither is installed here."""
 
 
 def main() -> None:
@@ -86,7 +92,8 @@ def inside() -> None:
         try:
             importlib.import_module(name)
         except ModuleNotFoundError as error:
-            if not (name.startswith("recsys.serving.") and str(error.name).partition(".")[0] in SERVE):
+            lacking = str(error.name).partition(".")[0]
+            if not any(name.startswith(own) and lacking in allowed for own, allowed in ABSENT.items()):
                 raise
     cpu = importlib.import_module("recsys.dataflow.kernels.cpu")
     if cpu.native is None and any(map(shutil.which, ("c++", "g++", "clang++"))):
