@@ -9,7 +9,7 @@ drawing whole clusters: Cameron, Gelbach and Miller 2008). Without users each ro
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -22,6 +22,7 @@ __all__ = [
     "Interval",
     "compare",
     "evaluate",
+    "means",
     "multiplicities",
     "replicate_metrics",
     "replicate_metrics_reference",
@@ -120,6 +121,40 @@ def compare(
     a, b = _replicate(pair, kind, replicates, seed)
     differences = {name: a[name] - b[name] for name in a}
     return {name: _interval(ours[name] - theirs[name], differences.get(name), level) for name in ours}
+
+
+def means(
+    values: Mapping[str, Tensor],
+    groups: Tensor | None = None,
+    *,
+    replicates: int = 500,
+    seed: int = 0,
+    level: float = 0.95,
+) -> dict[str, Interval]:
+    """Means of what each row is worth, with intervals; of differences between two models, paired ones.
+
+    Args:
+        values: Name -> [n] finite.
+        groups: [n] integer ids of users; None resamples rows.
+        replicates: How many resamples.
+        seed: Of the resamples.
+        level: Share of resamples within the interval.
+
+    Raises:
+        ConfigError: When `replicates` or `level` cannot be.
+        DataError: When columns are empty or of different lengths, or a value is NaN or infinite.
+    """
+    _check_options(replicates, level)
+    columns = [check(value, value, groups=groups, kind="regression") for value in values.values()]
+    clusters = _clusters(columns[0])
+    rows = [torch.ones(len(clusters), dtype=torch.float64), *(column.scores for column in columns)]
+    totals = torch.stack([torch.bincount(clusters, weights=row) for row in rows])
+    drawn = [totals @ block for block in _drawn(totals.shape[1], replicates, seed)]
+    replicated = torch.cat(drawn, dim=1) if drawn else None
+    return {
+        name: _interval(float(rows[i].mean()), None if replicated is None else replicated[i] / replicated[0], level)
+        for i, name in enumerate(values, start=1)
+    }
 
 
 def multiplicities(clusters: int, replicates: int, generator: torch.Generator) -> Tensor:
@@ -240,15 +275,19 @@ class _Ranked:
 def _replicate(models: list[Columns], kind: Kind, replicates: int, seed: int) -> list[dict[str, Tensor]]:
     """For each model, each metric in each replicate, [replicates]; all models see the same resamples."""
     prepared = [_Prepared.of(columns, kind) for columns in models]
-    clusters = int(_clusters(models[0]).max()) + 1
-    generator = torch.Generator().manual_seed(seed)
-    size = max(1, _BLOCK // clusters)
     parts: list[list[dict[str, Tensor]]] = [[] for _ in models]
-    for start in range(0, replicates if clusters > 1 else 0, size):
-        drawn = multiplicities(clusters, min(size, replicates - start), generator)
+    for drawn in _drawn(int(_clusters(models[0]).max()) + 1, replicates, seed):
         for model, blocks in zip(prepared, parts, strict=True):
             blocks.append(model.measure(drawn))
     return [_joined(blocks) for blocks in parts]
+
+
+def _drawn(clusters: int, replicates: int, seed: int) -> Iterator[Tensor]:
+    """Multiplicities [clusters, …] of all replicates, block by block; none of one cluster alone."""
+    generator = torch.Generator().manual_seed(seed)
+    size = max(1, _BLOCK // clusters)
+    for start in range(0, replicates if clusters > 1 else 0, size):
+        yield multiplicities(clusters, min(size, replicates - start), generator)
 
 
 def _joined(blocks: list[dict[str, Tensor]]) -> dict[str, Tensor]:

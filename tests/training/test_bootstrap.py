@@ -17,6 +17,7 @@ from recsys.training.bootstrap import (
     Interval,
     compare,
     evaluate,
+    means,
     multiplicities,
     replicate_metrics,
     replicate_metrics_reference,
@@ -268,3 +269,26 @@ def test_millions_of_rows() -> None:
     interval = evaluate(scores, labels, users(5_000_000, 200_000), replicates=10)["auc"]
     assert interval.low < TRUE_AUC < interval.high
     assert width(interval) < 0.002
+
+
+def test_means_resample_users_with_all_of_their_rows() -> None:
+    """A fast mean is the mean of the rows that a replicate drew, copied."""
+    values, groups = torch.rand(40, generator=rng(), dtype=torch.float64), users(40, 7)
+    found = means({"x": values, "twice": 2 * values}, groups, replicates=60, seed=3)
+    drawn = multiplicities(7, 60, torch.Generator().manual_seed(3))
+    replicated = torch.stack([values.repeat_interleave(column[groups].long()).mean() for column in drawn.t()])
+    expected = torch.quantile(replicated, torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+    assert [found["x"].low, found["x"].high] == pytest.approx(expected)
+    assert found["x"].value == pytest.approx(float(values.mean()))
+    assert found["twice"].low == pytest.approx(2 * found["x"].low)
+
+
+def test_means_of_rows_without_users_and_of_one_alone() -> None:
+    values = torch.tensor([0.0, 1.0, 1.0, 0.0])
+    found = means({"x": values}, replicates=300)["x"]
+    assert (found.value, found.low, found.high) == (0.5, 0.0, 1.0)
+    alone = means({"x": values}, torch.zeros(4, dtype=torch.int64))["x"]
+    assert alone.value == 0.5
+    assert math.isnan(alone.low)
+    with pytest.raises(DataError, match="1 of 2 scores is NaN or infinite"):
+        means({"x": torch.tensor([0.0, math.nan])})
