@@ -72,7 +72,7 @@ class SequenceTrainer:
         offsets: [U + 1] where each user's begin, and where the last one's end. Users with one event teach nothing.
         validate: Called after every epoch.
         config: How.
-        state_file: Where the state is kept while training; None keeps none.
+        state_file: Where the state is kept, to be removed by whoever has saved the model; None keeps none.
         fingerprint: Of everything that training depends on; a state with another one is refused.
         report: Called after every epoch, when its state is saved, with its progress.
 

@@ -48,8 +48,8 @@ def save_state(path: Path, trainer: Resumable) -> None:
     tensors = {f"model/{name}": value for name, value in trainer.model.state_dict().items()}
     tensors |= {f"best/{name}": value for name, value in trainer.best_weights.items()}
     tensors |= {"rng": torch.get_rng_state()}
-    if _on_gpu(trainer):
-        tensors |= {"rng_gpu": torch.cuda.get_rng_state()}
+    if gpu := _gpu(trainer):
+        tensors |= {"rng_gpu": torch.cuda.get_rng_state(gpu)}
     numbers: dict[str, Any] = {}
     for o, optimizer in enumerate(trainer.optimizers):
         for p, values in optimizer.state_dict()["state"].items():
@@ -88,8 +88,8 @@ def load_state(path: Path, trainer: Resumable) -> None:
     trainer.model.load_state_dict(_under(tensors, "model/"))
     trainer.best_weights = _under(tensors, "best/")
     torch.set_rng_state(tensors["rng"])
-    if "rng_gpu" in tensors and _on_gpu(trainer):
-        torch.cuda.set_rng_state(tensors["rng_gpu"])
+    if "rng_gpu" in tensors and (gpu := _gpu(trainer)):
+        torch.cuda.set_rng_state(tensors["rng_gpu"], gpu)
     numbers = json.loads(meta["numbers"])
     for o, optimizer in enumerate(trainer.optimizers):
         state: dict[int, dict[str, Any]] = {}
@@ -102,8 +102,9 @@ def load_state(path: Path, trainer: Resumable) -> None:
         setattr(trainer.progress, name, -math.inf if name == "best" and value is None else value)
 
 
-def _on_gpu(trainer: Resumable) -> bool:
-    return any(parameter.is_cuda for parameter in trainer.model.parameters())
+def _gpu(trainer: Resumable) -> torch.device | None:
+    """The GPU that a model is on, if it is on one."""
+    return next((parameter.device for parameter in trainer.model.parameters() if parameter.is_cuda), None)
 
 
 def _under(values: dict[str, Any], prefix: str) -> dict[str, Any]:

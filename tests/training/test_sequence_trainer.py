@@ -185,6 +185,9 @@ def test_a_resumed_training_ends_with_the_same_bits(tmp_path: Path, loss: ItemLo
     resumed.fit(show=False)
     assert_same(straight, resumed)
     assert told == [1, 2, 3]
+    again = trainer(tmp_path / "state", loss=loss, report=stop)
+    again.fit(show=False)  # nothing is left to do
+    assert_same(straight, again)
 
 
 def test_a_kill_in_the_middle_of_an_epoch_costs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Protocol, Self
+from typing import Self
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from recsys.config import Config
 from recsys.errors import ConfigError, DataError
 
-__all__ = ["Block", "Places", "SequenceConfig", "SequenceModel"]
+__all__ = ["Places", "SequenceConfig", "SequenceModel"]
 
 
 class SequenceConfig(Config):
@@ -44,7 +44,8 @@ class SequenceConfig(Config):
 class Places:
     """Where the rows of a batch stand in their histories, and which of them each may look at.
 
-    Made once, before the first block, and handed to every block: one that lets rows go hands on the places of the rest.
+    Made once, before the first block, and handed to every block; when rows are let go of in between, those that are
+    left keep their positions.
     """
 
     positions: Tensor
@@ -57,13 +58,6 @@ class Places:
         """`length` rows, each of which sees itself and what came before."""
         positions = torch.arange(length, device=device).unsqueeze(0)
         return cls(positions, positions.unsqueeze(1) <= positions.unsqueeze(2))
-
-
-class Block(Protocol):
-    """One layer of a sequence model."""
-
-    def __call__(self, x: Tensor, places: Places) -> Tensor:
-        """[B, L, d] from x [B, L, d]; row i depends on the rows that it may look at, and no others."""
 
 
 class SequenceModel(nn.Module):
@@ -82,7 +76,7 @@ class SequenceModel(nn.Module):
     Args:
         items: I, how many items there are.
         config: Sizes.
-        blocks: In order.
+        blocks: In order; each makes [B, L, d] of x [B, L, d] and its `Places`, a row from those that it may look at.
 
     Raises:
         ConfigError: When there are no items.
