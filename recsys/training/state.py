@@ -4,25 +4,42 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from recsys.errors import CheckpointError, DataError
 from recsys.files import make_folder, replacing
 
 if TYPE_CHECKING:
-    from recsys.training.trainer import Trainer
+    from recsys.training.trainer import Progress
 
-__all__ = ["load_state", "save_state"]
+__all__ = ["Resumable", "load_state", "save_state"]
 
 
-def save_state(path: Path, trainer: Trainer) -> None:
+class Resumable(Protocol):
+    """A training as `save_state` sees it."""
+
+    best_weights: dict[str, Tensor]
+    progress: Progress
+    fingerprint: str
+
+    @property
+    def model(self) -> nn.Module:
+        """What is trained."""
+
+    @property
+    def optimizers(self) -> Sequence[torch.optim.Optimizer]:
+        """In an order that does not change."""
+
+
+def save_state(path: Path, trainer: Resumable) -> None:
     """Write weights, best weights, optimisers, random state and progress.
 
     Raises:
@@ -31,8 +48,10 @@ def save_state(path: Path, trainer: Trainer) -> None:
     tensors = {f"model/{name}": value for name, value in trainer.model.state_dict().items()}
     tensors |= {f"best/{name}": value for name, value in trainer.best_weights.items()}
     tensors |= {"rng": torch.get_rng_state()}
+    if gpu := _gpu(trainer):
+        tensors |= {"rng_gpu": torch.cuda.get_rng_state(gpu)}
     numbers: dict[str, Any] = {}
-    for o, optimizer in enumerate(trainer.steps.optimizers):
+    for o, optimizer in enumerate(trainer.optimizers):
         for p, values in optimizer.state_dict()["state"].items():
             for key, value in values.items():
                 if isinstance(value, Tensor):
@@ -44,12 +63,12 @@ def save_state(path: Path, trainer: Trainer) -> None:
     make_folder(path.parent)
     try:
         with replacing(path) as temporary:
-            save_file({name: value.detach().numpy() for name, value in tensors.items()}, temporary, metadata=meta)
+            save_file({name: value.detach().cpu().numpy() for name, value in tensors.items()}, temporary, metadata=meta)
     except SafetensorError as error:
         raise DataError(f"{path}: the training state cannot be written: {error}") from None
 
 
-def load_state(path: Path, trainer: Trainer) -> None:
+def load_state(path: Path, trainer: Resumable) -> None:
     """Put a trainer where `save_state` left it.
 
     Raises:
@@ -69,8 +88,10 @@ def load_state(path: Path, trainer: Trainer) -> None:
     trainer.model.load_state_dict(_under(tensors, "model/"))
     trainer.best_weights = _under(tensors, "best/")
     torch.set_rng_state(tensors["rng"])
+    if "rng_gpu" in tensors and (gpu := _gpu(trainer)):
+        torch.cuda.set_rng_state(tensors["rng_gpu"], gpu)
     numbers = json.loads(meta["numbers"])
-    for o, optimizer in enumerate(trainer.steps.optimizers):
+    for o, optimizer in enumerate(trainer.optimizers):
         state: dict[int, dict[str, Any]] = {}
         for key, value in [*_under(tensors, f"optimizer/{o}/").items(), *_under(numbers, f"{o}/").items()]:
             p, name = key.split("/", 1)
@@ -79,6 +100,11 @@ def load_state(path: Path, trainer: Trainer) -> None:
     progress = json.loads(meta["progress"])
     for name, value in progress.items():
         setattr(trainer.progress, name, -math.inf if name == "best" and value is None else value)
+
+
+def _gpu(trainer: Resumable) -> torch.device | None:
+    """The GPU that a model is on, if it is on one."""
+    return next((parameter.device for parameter in trainer.model.parameters() if parameter.is_cuda), None)
 
 
 def _under(values: dict[str, Any], prefix: str) -> dict[str, Any]:

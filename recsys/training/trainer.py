@@ -124,6 +124,11 @@ class Trainer:
         self.progress = Progress()
         self.best_weights = {name: value.clone() for name, value in model.state_dict().items()}
 
+    @property
+    def optimizers(self) -> Sequence[torch.optim.Optimizer]:
+        """The tables' and the network's."""
+        return self.steps.optimizers
+
     def fit(self, show: bool = True) -> Progress:
         """Train until the epochs or the patience end, then put the best epoch's weights back.
 

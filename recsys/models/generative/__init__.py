@@ -1,0 +1,1 @@
+"""Models that say what comes next in a history."""
