@@ -10,14 +10,22 @@ import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self, get_args
+from typing import Annotated, Any, Self, get_args
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 
 from recsys.errors import ConfigError
 
-__all__ = ["Config", "compact_toml", "nearest", "override", "read_toml", "write_toml"]
+__all__ = ["Config", "Files", "compact_toml", "nearest", "override", "read_toml", "write_toml"]
+
+
+def _several(value: Any) -> Any:
+    return (value,) if isinstance(value, (str, Path)) else value
+
+
+Files = Annotated[tuple[Path, ...], BeforeValidator(_several)]
+"""One path or several."""
 
 
 class Config(BaseModel):

@@ -9,12 +9,14 @@ from typing import Annotated, Any
 import tyro
 
 from recsys.cli.app import Result, UsageError, call
+from recsys.cli.epochs import reporter
 from recsys.cli.show import console, features_table, metrics_tables
+from recsys.cli.train_sequence import sequence_command
 from recsys.config import override
 from recsys.errors import ConfigError
 from recsys.training.recipe import Recipe, TrainingConfig, find_recipe
 from recsys.training.run import train
-from recsys.training.trainer import Progress
+from recsys.training.sequence_recipe import SequenceRecipe, find_any_recipe
 
 __all__ = ["main", "with_data"]
 
@@ -27,7 +29,9 @@ def main(argv: Sequence[str]) -> Result:
         return call(_command(find_recipe("dcn2")), ["--help"], PROG)
     if not argv or argv[0].startswith("-"):
         raise UsageError("name a recipe (.toml) or a model first, as in `recsys train dcn2 --out runs/dcn2`")
-    return call(_command(find_recipe(argv[0])), argv, PROG)
+    recipe = find_any_recipe(argv[0])
+    made = sequence_command(recipe) if isinstance(recipe, SequenceRecipe) else _command(recipe)
+    return call(made, argv, PROG)
 
 
 def _command(recipe: Recipe) -> Any:
@@ -50,7 +54,7 @@ def _command(recipe: Recipe) -> Any:
         An interrupted training goes on where it was when the same command is given again.
 
         Args:
-            name: A recipe file (.toml), or a model: dcn2, dcnv2, deepfm, din, dlrm, lr.
+            name: A recipe file (.toml), or a model: dcn2, dcnv2, deepfm, din, dlrm, lr; hstu, sasrec.
             out: Folder to write the run to.
             source: A source that `recsys data list` names, in place of the recipe's data.
             schema: Schema file (TOML) in place of the recipe's.
@@ -97,16 +101,7 @@ def with_data(
 
 def _run(recipe: Recipe, out: Path, overwrite: bool) -> Result:
     screen = console()
-
-    def report(progress: Progress) -> None:
-        record = progress.history[-1]
-        valid = {key: value for key, value in record.items() if key.startswith("valid") and value is not None}
-        told = "  ".join(f"{key.replace('_', ' ')} {value:.4f}" for key, value in valid.items())
-        best = "  *" if progress.best_epoch == progress.epoch - 1 else ""
-        rate = f"{record['samples_per_second']:,} rows/s"
-        screen.print(f"epoch {record['epoch']:>3}  loss {record['loss']:.4f}  {told}  {rate}{best}", highlight=False)
-
-    checkpoint = train(recipe, out, overwrite=overwrite, report=report)
+    checkpoint = train(recipe, out, overwrite=overwrite, report=reporter(screen, "samples_per_second", "rows/s"))
     for table in metrics_tables(checkpoint.metrics["valid"], "validation rows"):
         screen.print(table)
     screen.print(features_table(checkpoint.training["features"]))

@@ -20,26 +20,23 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
-from torch import Tensor
 
 import recsys
 from recsys.data.batch import Batch
 from recsys.data.encoder import Counts, Encoder
 from recsys.data.readers import Rows, tables
 from recsys.errors import CheckpointError, DataError
-from recsys.files import make_folder, read_json, replacing, sweep, write_json, write_text
+from recsys.files import make_folder, read_json, sweep, write_json, write_text
 from recsys.models.base import ModelConfig, RankingModel
 from recsys.models.registry import AnyModelConfig, build
+from recsys.models.weights import read_weights, write_weights
 from recsys.seals import Sealed, vouch
 from recsys.shelves import shelf
 from recsys.threads import suited_threads
 
-__all__ = ["Checkpoint", "is_checkpoint", "load", "outline", "save"]
+__all__ = ["Checkpoint", "found", "is_checkpoint", "load", "outline", "save"]
 
 FORMAT = 1
-SHARD_BYTES = 5 * 10**9
 
 
 class Seal(Sealed):
@@ -130,9 +127,7 @@ def save(checkpoint: Checkpoint, folder: Path, overwrite: bool = False) -> None:
     make_folder(folder)
     (folder / "config.json").unlink(missing_ok=True)
     sweep(folder)
-    for stale in folder.glob("model*.safetensors"):
-        stale.unlink()
-    names = _write_weights(dict(checkpoint.model.state_dict()), folder)
+    names = write_weights(checkpoint.model.state_dict(), folder)
     write_json(folder / "schema.json", checkpoint.encoder.to_json())
     write_json(folder / "metrics.json", checkpoint.metrics)
     write_text(folder / "README.md", _card(checkpoint))
@@ -162,7 +157,7 @@ def load(folder: str | Path) -> Checkpoint:
     Raises:
         CheckpointError: When a file is missing or altered, or the folder was made by a later version.
     """
-    folder = _found(Path(folder))
+    folder = found(Path(folder))
     seal = _seal(folder)
     seal.check(folder, ("schema.json", "metrics.json"))
     encoder = _encoder(folder)
@@ -171,7 +166,7 @@ def load(folder: str | Path) -> Checkpoint:
     except (ValueError, OSError) as error:
         raise CheckpointError(f"{folder}: cannot be read: {error}") from None
     model = build(seal.model, encoder.inputs)
-    _read_weights(model, folder, [name for name in seal.files if name.endswith(".safetensors")])
+    _fill(model, folder, [name for name in seal.files if name.endswith(".safetensors")])
     model.eval()
     return Checkpoint(seal.model, model, encoder, metrics, seal.training)
 
@@ -182,7 +177,7 @@ def outline(folder: str | Path) -> RankingModel:
     Raises:
         CheckpointError: When the folder is none.
     """
-    folder = _found(Path(folder))
+    folder = found(Path(folder))
     seal = _seal(folder)
     encoder = _encoder(folder)
     with torch.device("meta"):
@@ -196,7 +191,7 @@ def _encoder(folder: Path) -> Encoder:
         raise CheckpointError(f"{folder}: cannot be read: {error}") from None
 
 
-def _found(folder: Path) -> Path:
+def found(folder: Path) -> Path:
     """The folder itself, or the one of that name on the shelf."""
     brought = shelf("models") / "pretrained" / folder.name
     return brought if not folder.exists() and folder.name == str(folder) and is_checkpoint(brought) else folder
@@ -211,47 +206,9 @@ def _seal(folder: Path) -> Seal:
     return Seal.read(path, FORMAT, "a recsys checkpoint")
 
 
-def _write_weights(state: dict[str, Tensor], folder: Path) -> list[str]:
-    shards: list[dict[str, Any]] = [{}]
-    filled = 0
-    for name, tensor in state.items():
-        size = tensor.numel() * tensor.element_size()
-        if shards[-1] and filled + size > SHARD_BYTES:
-            shards.append({})
-            filled = 0
-        # Arrays, because safetensors refuses torch views of one storage, which all tables of one dim are.
-        shards[-1][name] = tensor.detach().cpu().contiguous().numpy()
-        filled += size
-    total = len(shards)
-    names = (
-        ["model.safetensors"] if total == 1 else [f"model-{i + 1:05}-of-{total:05}.safetensors" for i in range(total)]
-    )
-    for name, shard in zip(names, shards, strict=True):
-        with replacing(folder / name) as temporary:
-            _save(shard, temporary)
-    return names
-
-
-def _save(arrays: dict[str, Any], path: Path) -> None:
-    path.touch()
-    mode = path.stat().st_mode  # safetensors would leave a file that its owner alone may read
+def _fill(model: RankingModel, folder: Path, names: list[str]) -> None:
     try:
-        save_file(arrays, path)
-        path.chmod(mode)
-    except SafetensorError as error:  # safetensors wraps what the disk says
-        raise DataError(f"{path.parent}: the weights cannot be written: {error}") from None
-
-
-def _read_weights(model: RankingModel, folder: Path, names: list[str]) -> None:
-    state = {}
-    for name in names:
-        try:
-            with safe_open(folder / name, "pt") as file:
-                state.update({key: file.get_tensor(key) for key in file.keys()})  # noqa: SIM118
-        except (SafetensorError, OSError) as error:
-            raise CheckpointError(f"{folder / name}: cannot be read: {error}") from None
-    try:
-        model.load_state_dict(state)
+        model.load_state_dict(read_weights(folder, names))
     except RuntimeError as error:
         raise CheckpointError(f"{folder}: weights do not fit the model: {' '.join(str(error).split())}") from None
 

@@ -3,25 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import Field, model_validator
 
-from recsys.config import Config, nearest, read_toml
+from recsys.config import Config, Files, nearest, read_toml
 from recsys.errors import ConfigError
 from recsys.models.registry import MODELS, AnyModelConfig
 from recsys.shelves import shelf
 from recsys.training.search import Space, check_space
 
-__all__ = ["DataConfig", "Recipe", "TrainingConfig", "find_recipe"]
-
-
-def _several(value: Any) -> Any:
-    return (value,) if isinstance(value, (str, Path)) else value
-
-
-Files = Annotated[tuple[Path, ...], BeforeValidator(_several)]
-"""One path or several."""
+__all__ = ["DataConfig", "Recipe", "TrainingConfig", "find_recipe", "recipe_path"]
 
 
 class DataConfig(Config):
@@ -109,16 +101,25 @@ class Recipe(Config):
 
 
 def find_recipe(name: str) -> Recipe:
-    """The recipe of a TOML file's path, or the default recipe of a model's name.
+    """The recipe of a TOML file's path, or the default recipe of a ranker's name.
+
+    Raises:
+        ConfigError: When it is neither.
+    """
+    return Recipe.load(recipe_path(name))
+
+
+def recipe_path(name: str) -> Path:
+    """The file of a recipe: its path, or the default recipe of a model's name.
 
     Raises:
         ConfigError: When it is neither.
     """
     if name.endswith(".toml"):
-        return Recipe.load(Path(name))
+        return Path(name)
     default = shelf("models") / f"{name}.toml"
     if Path(name).name == name and default.is_file():
-        return Recipe.load(default)
+        return default
     if name in MODELS:
         raise ConfigError(f"`{name}` has no default recipe; write one as TOML and give its path")
     recipes = [path.stem for path in shelf("models").glob("*.toml")]

@@ -30,7 +30,18 @@ from recsys.training.prepare import Prepared, outline, prepare
 from recsys.training.recipe import DataConfig, Recipe, TrainingConfig
 from recsys.training.trainer import EVAL_BATCH, Progress, Trainer, predict_all
 
-__all__ = ["Metrics", "against", "check_fit", "evaluate_on", "open_data", "plain", "train", "train_rows"]
+__all__ = [
+    "Metrics",
+    "against",
+    "check_fit",
+    "claimed",
+    "evaluate_on",
+    "logging",
+    "open_data",
+    "plain",
+    "train",
+    "train_rows",
+]
 
 Metrics = dict[str, Any]
 """Metric name -> `Interval`; with several tasks, task name -> such a dict."""
@@ -63,7 +74,7 @@ def train(
     """
     schema, rows = open_data(recipe.data)
     check_fit(recipe.model, schema)
-    lock = contextlib.nullcontext() if out is None else _claimed(out, recipe, overwrite)
+    lock = contextlib.nullcontext() if out is None else claimed(out, recipe.toml(), overwrite)
     with lock:
         checkpoint = _trained(recipe, schema, rows, out, show, report)
         if out is not None:
@@ -114,7 +125,7 @@ def _trained(
         recipe.training,
         state_file=None if folder is None else folder / "state.safetensors",
         fingerprint=_fingerprint(recipe, prepared.encoder, rows),
-        report=_logging(out, report),
+        report=logging(out, report),
     )
     progress = trainer.fit(show)
     checkpoint = Checkpoint(recipe.model, model, prepared.encoder, training=_account(recipe, progress, prepared))
@@ -217,24 +228,29 @@ def check_fit(config: AnyModelConfig, schema: Schema) -> None:
 
 
 @contextlib.contextmanager
-def _claimed(out: Path, recipe: Recipe, overwrite: bool) -> Iterator[None]:
-    """Keep other processes from training into `out` at the same time."""
+def claimed(out: Path, recipe: str, overwrite: bool) -> Iterator[None]:
+    """Keep other processes from training into `out` at the same time, and make sure that it can be written to.
+
+    A finished run in it stays until the new one takes its place.
+
+    Args:
+        out: Folder of a run.
+        recipe: What is going on there, as TOML.
+        overwrite: Start again even if it holds a run.
+
+    Raises:
+        CheckpointError: When it holds a finished run.
+        DataError: When the disk refuses.
+    """
     make_folder(out.parent)
     with locked(out.with_name(f".{out.name}.lock")):
-        _prepare(out, recipe, overwrite)
+        if is_checkpoint(out) and not overwrite:
+            raise CheckpointError(f"{out}: holds a finished run; name another folder, or say overwrite")
+        if overwrite:
+            shutil.rmtree(out / "training", ignore_errors=True)
+        make_folder(out / "training")
+        write_text(out / "training" / "recipe.toml", recipe)  # says what is going on here, and that the disk takes it
         yield
-
-
-def _prepare(out: Path, recipe: Recipe, overwrite: bool) -> None:
-    """Make sure that `out` can be written to. A finished run in it stays until the new one takes its place."""
-    if is_checkpoint(out) and not overwrite:
-        raise CheckpointError(f"{out}: holds a finished run; name another folder, or say overwrite")
-    if overwrite:
-        shutil.rmtree(out / "training", ignore_errors=True)
-    make_folder(out / "training")
-    write_text(
-        out / "training" / "recipe.toml", recipe.toml()
-    )  # says what is going on here, and that the disk takes it
 
 
 def _fingerprint(recipe: Recipe, encoder: Encoder, rows: tuple[Dataset, Dataset]) -> str:
@@ -249,7 +265,9 @@ def _fingerprint(recipe: Recipe, encoder: Encoder, rows: tuple[Dataset, Dataset]
     return digest.hexdigest()
 
 
-def _logging(out: Path | None, report: Callable[[Progress], None] | None) -> Callable[[Progress], None]:
+def logging(out: Path | None, report: Callable[[Progress], None] | None) -> Callable[[Progress], None]:
+    """A report that also keeps ``log.jsonl`` in the run's folder, one record an epoch."""
+
     def log(progress: Progress) -> None:
         if out is not None:
             make_folder(out)

@@ -80,7 +80,7 @@ def test_weights_are_one_array_a_table_and_open_without_recsys(run: Path) -> Non
 
 
 def test_large_models_are_sharded(trained: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "SHARD_BYTES", 500)
+    monkeypatch.setattr("recsys.models.weights.SHARD_BYTES", 500)
     save(trained, tmp_path / "run")
     shards = sorted(path.name for path in (tmp_path / "run").glob("*.safetensors"))
     assert len(shards) > 2

@@ -9,12 +9,12 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from recsys.config import Config, nearest, override, read_toml
+from recsys.config import Config, Files, nearest, override, read_toml
 from recsys.data.synthetic import Synthetic
 from recsys.errors import ConfigError
 from recsys.models.registry import AnyModelConfig
 from recsys.shelves import shelf
-from recsys.training.recipe import Files, TrainingConfig
+from recsys.training.recipe import TrainingConfig
 
 __all__ = ["Arm", "Plan", "Setting", "Study", "StudyData", "SyntheticRows", "find_study"]
 

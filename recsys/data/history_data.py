@@ -1,0 +1,68 @@
+"""Where histories come from, as a recipe says it: a named source, a table of interactions, or a line a user."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Self
+
+from pydantic import Field, model_validator
+
+from recsys.config import Config, Files
+from recsys.data.histories import Interactions, from_events
+from recsys.data.history_sources import histories_of, read_lines
+
+__all__ = ["HistoryData"]
+
+
+class HistoryData(Config):
+    """What users did."""
+
+    source: str | None = None
+    """A source that has histories: movielens-100k, wikipedia."""
+    events: Files = ()
+    """Files or folders of interactions, a row each (Parquet, CSV, TSV)."""
+    lines: Path | None = None
+    """A text file, one user a line: the user and then the items, oldest first."""
+    user: str = "user"
+    """Column of `events` that names the user."""
+    item: str = "item"
+    """Column that names the item, in `events` and in `texts`."""
+    time: str | None = None
+    """Column that orders a user's events; without one, their order in the files does."""
+    texts: Path | None = None
+    """A table of the items, with the columns `item` and `text`: titles or descriptions."""
+    text: str = "text"
+    """Its column of texts."""
+    collapse: bool = False
+    """Whether a run of one item counts once: for data that repeat themselves, such as edits of a page."""
+    least: int = Field(1, ge=1)
+    """Users with fewer events are left out."""
+    seed: int = Field(0, ge=0, lt=2**31)
+    """Of the order of events of one time."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        named = [name for name in ("source", "events", "lines") if getattr(self, name)]
+        if len(named) != 1:
+            raise ValueError(f"name one of `source`, `events` and `lines`, got {' and '.join(named) or 'none'}")
+        return self
+
+    def open(self) -> Interactions:
+        """Read them.
+
+        Raises:
+            DataError: When a file is absent or broken, or a column is.
+        """
+        found = self._read()
+        if self.texts is not None:
+            found = replace(found, catalogue=found.catalogue.described(self.texts, self.item, self.text))
+        histories = found.histories.collapsed() if self.collapse else found.histories
+        return replace(found, histories=histories.at_least(self.least) if self.least > 1 else histories)
+
+    def _read(self) -> Interactions:
+        if self.source is not None:
+            return histories_of(self.source)
+        if self.lines is not None:
+            return read_lines(self.lines)
+        return from_events(self.events, self.user, self.item, self.time, seed=self.seed)
