@@ -9,8 +9,10 @@ from typing import Self
 from pydantic import Field, model_validator
 
 from recsys.config import Config, Files
+from recsys.data.catalogue import Catalogue
 from recsys.data.histories import Interactions, from_events
 from recsys.data.history_sources import histories_of, read_lines
+from recsys.errors import DataError
 
 __all__ = ["HistoryData"]
 
@@ -48,21 +50,28 @@ class HistoryData(Config):
             raise ValueError(f"name one of `source`, `events` and `lines`, got {' and '.join(named) or 'none'}")
         return self
 
-    def open(self) -> Interactions:
+    def open(self, catalogue: Catalogue | None = None) -> Interactions:
         """Read them.
 
+        Args:
+            catalogue: The items to number by; what it does not have is left out and counted. By default those of the
+                data.
+
         Raises:
-            DataError: When a file is absent or broken, or a column is.
+            DataError: When a file is absent or broken, or a column is, or nothing is left.
         """
-        found = self._read()
-        if self.texts is not None:
+        found = self._read(catalogue)
+        if not len(found.histories.items):
+            known = "" if catalogue is None else " of items that the model knows"
+            raise DataError(f"expected events of users{known}, got none")
+        if self.texts is not None and catalogue is None:
             found = replace(found, catalogue=found.catalogue.described(self.texts, self.item, self.text))
         histories = found.histories.collapsed() if self.collapse else found.histories
         return replace(found, histories=histories.at_least(self.least) if self.least > 1 else histories)
 
-    def _read(self) -> Interactions:
+    def _read(self, catalogue: Catalogue | None) -> Interactions:
         if self.source is not None:
-            return histories_of(self.source)
+            return histories_of(self.source, catalogue)
         if self.lines is not None:
-            return read_lines(self.lines)
-        return from_events(self.events, self.user, self.item, self.time, seed=self.seed)
+            return read_lines(self.lines, catalogue)
+        return from_events(self.events, self.user, self.item, self.time, catalogue, self.seed)

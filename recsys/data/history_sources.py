@@ -26,24 +26,28 @@ from recsys.data.readers import DataFile, read
 from recsys.data.values import Ints
 from recsys.errors import DataError
 
-__all__ = ["histories_of", "movielens_histories", "read_lines", "wikipedia_histories"]
+__all__ = ["HISTORY_SOURCES", "histories_of", "movielens_histories", "read_lines", "wikipedia_histories"]
 
 _TOKENS = 1 << 16
 """Names that are read at a time."""
 
 
-def histories_of(name: str) -> Interactions:
+def histories_of(name: str, catalogue: Catalogue | None = None) -> Interactions:
     """The histories of a data source that is on this machine.
+
+    Args:
+        name: Of the source.
+        catalogue: The items to number by; by default those of the source.
 
     Raises:
         DataError: When there are no histories of that name, or the source is not fetched yet.
     """
-    if name not in _SOURCES:
-        raise DataError(f"no histories of `{name}`: {nearest(name, list(_SOURCES))}")
-    return _SOURCES[name]()
+    if name not in HISTORY_SOURCES:
+        raise DataError(f"no histories of `{name}`: {nearest(name, list(HISTORY_SOURCES))}")
+    return HISTORY_SOURCES[name](catalogue)
 
 
-def movielens_histories() -> Interactions:
+def movielens_histories(catalogue: Catalogue | None = None) -> Interactions:
     """All ratings of MovieLens-100K, high or low, by time; an item's text is its title and year.
 
     Raises:
@@ -51,7 +55,9 @@ def movielens_histories() -> Interactions:
     """
     source = sources.load("movielens-100k")
     files = [source.file(split) for split in cache.SPLITS]
-    made = from_events(files, "user", "item", "timestamp")
+    made = from_events(files, "user", "item", "timestamp", catalogue)
+    if catalogue is not None:
+        return made
     films = read(files, ["item", "title", "year"])
     year = pc.cast(pc.cast(films["year"], pa.int32()), pa.string())
     titled = pc.binary_join_element_wise(films["title"], pc.binary_join_element_wise(" (", year, ")", ""), "")
@@ -60,18 +66,19 @@ def movielens_histories() -> Interactions:
     return Interactions(made.histories, catalogue, made.rows, made.missing)
 
 
-def wikipedia_histories() -> Interactions:
+def wikipedia_histories(catalogue: Catalogue | None = None) -> Interactions:
     """All edits of the bundled Wikipedia data, in order and without times.
 
     Four in five repeat the page before; `Histories.collapsed` makes a run of edits one visit.
     """
-    return from_events(wikipedia.events(), "user", "page")
+    return from_events(wikipedia.events(), "user", "page", catalogue=catalogue)
 
 
-_SOURCES: dict[str, Callable[[], Interactions]] = {
+HISTORY_SOURCES: dict[str, Callable[[Catalogue | None], Interactions]] = {
     "movielens-100k": movielens_histories,
     "wikipedia": wikipedia_histories,
 }
+"""By name."""
 
 
 def read_lines(path: Path, catalogue: Catalogue | None = None) -> Interactions:

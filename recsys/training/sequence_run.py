@@ -8,22 +8,26 @@ import json
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
 from recsys.data.histories import Histories, Interactions
+from recsys.data.history_data import HistoryData
 from recsys.data.questions import Held, Questions
 from recsys.models.generative.base import SequenceModel
 from recsys.models.generative.recommender import Recommender, save_recommender
 from recsys.models.generative.registry import build
+from recsys.training.baselines import Popularity, RepeatLast
 from recsys.training.protocol import Measured, Protocol, measure
 from recsys.training.run import claimed, logging
 from recsys.training.sequence_recipe import SequenceRecipe
 from recsys.training.sequence_trainer import SequenceTrainer
 from recsys.training.trainer import Progress
 
-__all__ = ["account", "evaluate_recommender", "train_recommender"]
+__all__ = ["Split", "account", "evaluate_recommender", "train_recommender"]
+
+Split = Literal["test", "valid"]
 
 
 def train_recommender(
@@ -100,26 +104,39 @@ def _trained(
 
 
 def evaluate_recommender(
-    recommender: Recommender, questions: Questions, protocol: Protocol, show: bool = True
-) -> Measured:
-    """Ask a recommender what comes next.
+    recommender: Recommender, data: HistoryData | None = None, split: Split = "test", show: bool = True
+) -> dict[str, Measured]:
+    """Ask a recommender what comes next, and beside it those who learnt nothing: what is popular, and what came last.
 
     Args:
         recommender: From `recsys.load`.
-        questions: Of histories by its own catalogue's numbers.
-        protocol: What is ranked and what counts.
-        show: A progress bar on standard error.
+        data: Histories of its catalogue's items; by default those that it was trained on. They are split anew, by the
+            protocol of its recipe, and popular is what their own training part has most of.
+        split: Which questions.
+        show: Progress bars on standard error.
+
+    Returns:
+        By name: the model's, ``popularity`` and ``repeat-last``, on the same questions.
 
     Raises:
-        DataError: When there are no questions.
+        DataError: When the data cannot be read, or its items are not those of the catalogue.
     """
-    return _measured(recommender, questions, protocol, show)
+    recipe = SequenceRecipe.parse(recommender.training["recipe"], "the run's recipe")
+    found = (data or recipe.data).open(recommender.catalogue)
+    held = recipe.protocol.hold(found.histories)
+    questions = held.test if split == "test" else held.valid
+    items = len(recommender.catalogue)
+    plain = {"popularity": Popularity.of(held.train, items), "repeat-last": RepeatLast.of(held.train, items)}
+    return {
+        recommender.config.name: _measured(recommender, questions, recipe.protocol, show),
+        **{name: measure(one, questions, recipe.protocol, show) for name, one in plain.items()},
+    }
 
 
 def _measured(recommender: Recommender, questions: Questions, protocol: Protocol, show: bool) -> Measured:
-    return measure(
-        recommender.scores, questions, protocol.model_copy(update={"history": recommender.config.context}), show
-    )
+    """Its histories are as long as it reads."""
+    read = protocol.model_copy(update={"history": recommender.config.context})
+    return measure(recommender.scores, questions, read, show)
 
 
 def account(measured: Measured) -> dict[str, Any]:
