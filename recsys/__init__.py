@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from recsys.data.sources import resolve
     from recsys.inference.optimize import optimize
     from recsys.inference.session import InferenceSession, session
-    from recsys.models.checkpoint import Checkpoint, load
+    from recsys.models.checkpoint import Checkpoint
+    from recsys.models.generative.recommender import Recommender
+    from recsys.models.loading import load
     from recsys.scoring.local import score
     from recsys.training.ranker import Ranker
     from recsys.training.recipe import Recipe
@@ -37,6 +39,7 @@ __all__ = [
     "JaggedIds",
     "Ranker",
     "Recipe",
+    "Recommender",
     "Schema",
     "__version__",
     "describe",
@@ -57,10 +60,11 @@ _HOMES = {
     "JaggedIds": "data.batch",
     "Ranker": "training.ranker",
     "Recipe": "training.recipe",
+    "Recommender": "models.generative.recommender",
     "Schema": "data.schema",
     "describe": "data.describe",
     "evaluate_on": "training.run",
-    "load": "models.checkpoint",
+    "load": "models.loading",
     "optimize": "inference.optimize",
     "resolve": "data.sources",
     "score": "scoring.local",

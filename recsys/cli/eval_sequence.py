@@ -17,7 +17,7 @@ from recsys.models.generative.recommender import Recommender
 from recsys.training.bootstrap import Interval
 from recsys.training.sequence_run import Split, evaluate_recommender
 
-__all__ = ["eval_sequence"]
+__all__ = ["eval_sequence", "histories_named"]
 
 
 def eval_sequence(
@@ -30,7 +30,7 @@ def eval_sequence(
     split: Split,
 ) -> Result:
     """Ask, print a table with a column for each contender, and return the same."""
-    histories = None if data is None else _named(data, recommender)
+    histories = None if data is None else histories_named(data, recommender)
     measured = evaluate_recommender(recommender, histories, split)
     ours = measured[recommender.config.name]
     found = {name: one.intervals(replicates) for name, one in measured.items()}
@@ -53,7 +53,7 @@ def eval_sequence(
     return result
 
 
-def _named(data: str, recommender: Recommender) -> HistoryData:
+def histories_named(data: str, recommender: Recommender) -> HistoryData:
     """A source of histories by name, or interactions with the columns of the run's own data."""
     if data in HISTORY_SOURCES:
         return HistoryData(source=data)

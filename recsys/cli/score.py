@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
 from recsys.cli.app import Result, call
+from recsys.cli.score_sequence import score_sequence
 from recsys.cli.show import console, counts_notes
 from recsys.data.sources import resolve
 from recsys.inference.backends import Precision
 from recsys.inference.parts import open_parts
 from recsys.inference.plans import read_plan
 from recsys.inference.session import check_device
+from recsys.models.loading import is_recommender
 from recsys.scoring.local import score, session_for
 
 __all__ = ["main"]
@@ -35,10 +37,13 @@ def command(
     overwrite: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
     device: str = "cpu",
     plan: Path | None = None,
+    k: int = 10,
+    seen: Literal["kept", "left out"] = "left out",
 ) -> Result:
     """Score every row of a file or of a folder's files, in order and in bounded memory.
 
-    A job that was interrupted or killed goes on where it was when the same command is given again.
+    A job that was interrupted or killed goes on where it was when the same command is given again. With a model that
+    says what comes next, IN holds interactions, and OUT has a list of items for each user.
 
     Args:
         run: Folder of a trained model, or of an export.
@@ -51,7 +56,11 @@ def command(
         overwrite: Discard the unfinished work of another job, and replace a Parquet file that no job has written.
         device: `cpu`, or a GPU: `cuda`, `cuda:1`.
         plan: File of a plan of look-ups, on a GPU of one for it; by default the model's own.
+        k: Items of a list, of a model that says what comes next.
+        seen: Whether items of a history may be in its list.
     """
+    if is_recommender(run):
+        return score_sequence(run, source, target, k, seen, device)
     path = resolve(source)
     chosen = None if plan is None else read_plan(plan)
     check_device(device, chosen)

@@ -9,7 +9,7 @@ from recsys.models.checkpoint import Checkpoint, found
 from recsys.models.checkpoint import load as load_ranker
 from recsys.models.generative.recommender import Recommender, load_recommender
 
-__all__ = ["load"]
+__all__ = ["is_recommender", "load"]
 
 
 def load(folder: str | Path) -> Checkpoint | Recommender:
@@ -22,8 +22,13 @@ def load(folder: str | Path) -> Checkpoint | Recommender:
         CheckpointError: When a file is missing or altered, or the folder was made by a later version.
     """
     path = found(Path(folder))
+    return load_recommender(path) if is_recommender(path) else load_ranker(path)
+
+
+def is_recommender(folder: Path) -> bool:
+    """Whether a folder says of itself that it holds a `Recommender`; whether it is whole is not looked at."""
     try:
-        family = read_json(path / "config.json").get("family")
-    except (OSError, ValueError, AttributeError, RecursionError):
-        family = None  # what is wrong is said below
-    return load_recommender(path) if family == "sequence" else load_ranker(path)
+        values = read_json(folder / "config.json")
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(values, dict) and values.get("family") == "sequence"

@@ -59,6 +59,7 @@ def test_the_folder_is_a_checkpoint_that_scores(
     run: Path, files: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     checkpoint = recsys.load(run)
+    assert isinstance(checkpoint, recsys.Checkpoint)
     assert checkpoint.encoder.schema == hashed(toy.SCHEMA, 8)
     assert checkpoint.training["protocol"] == {"name": "progressive", "bits": 8, "hashes": 1, "window": 100}
     out = tmp_path / "scores.parquet"

@@ -36,7 +36,9 @@ def run(trained: Checkpoint, tmp_path: Path) -> Path:
 
 def test_a_loaded_checkpoint_predicts_the_same_bits(trained: Checkpoint, run: Path) -> None:
     rows = toy.rows(100, 9)
-    assert np.array_equal(recsys.load(run).predict(rows), trained.predict(rows))
+    loaded = recsys.load(run)
+    assert isinstance(loaded, Checkpoint)
+    assert np.array_equal(loaded.predict(rows), trained.predict(rows))
     assert recsys.load(str(run)).metrics == trained.metrics
 
 

@@ -19,7 +19,9 @@ NAMES = sorted(folder.name for folder in FOLDER.iterdir() if folder.is_dir())
 
 @pytest.fixture(scope="module")
 def wikipedia() -> Checkpoint:
-    return recsys.load("wikipedia-dcn2")
+    found = recsys.load("wikipedia-dcn2")
+    assert isinstance(found, Checkpoint)
+    return found
 
 
 def test_every_model_is_small_and_on_the_card() -> None:

@@ -159,6 +159,7 @@ def test_the_checkpoint_serves_like_any_run(few: Data, tmp_path: Path) -> None:
     ranker = quick().fit(frame, y.map({0: "stays", 1: "goes"}).rename("answer"))
     save(ranker.checkpoint_, tmp_path / "run")
     loaded = recsys.load(tmp_path / "run")
+    assert isinstance(loaded, recsys.Checkpoint)
     assert np.array_equal(loaded.predict(frame), ranker.predict_proba(frame)[:, 1])
     assert "trained on rows in memory" in (tmp_path / "run" / "README.md").read_text()
     labelled = frame.assign(answer=y.map({0: "stays", 1: "goes"}))
