@@ -76,7 +76,8 @@ def _run(recipe: SequenceRecipe, out: Path, overwrite: bool, device: str) -> Res
     report = reporter(screen, "events_per_second", "events/s", _SHOWN)
     recommender = train_recommender(recipe, out, overwrite=overwrite, report=report, device=device)
     told = recommender.metrics["valid"]
-    for table in metrics_tables(told["metrics"], f"{told['questions']:,} validation questions, all items ranked"):
+    shown = {name: one for name, one in told["metrics"].items() if not name.startswith("recall")}  # it is the hit rate
+    for table in metrics_tables(shown, f"{told['questions']:,} validation questions, all items ranked"):
         screen.print(table)
     screen.print(f"saved {out}\nnext: recsys eval {out}    recsys score {out} IN.parquet OUT.parquet")
     return {"run": str(out), "metrics": recommender.metrics, "training": recommender.training}

@@ -15,6 +15,7 @@ import torch
 from recsys.data.histories import Histories, Interactions
 from recsys.data.history_data import HistoryData
 from recsys.data.questions import Held, Questions
+from recsys.errors import DataError
 from recsys.models.generative.base import SequenceModel
 from recsys.models.generative.recommender import Recommender, save_recommender
 from recsys.models.generative.registry import build
@@ -59,6 +60,11 @@ def train_recommender(
     """
     data = recipe.data.open()
     held = recipe.protocol.hold(data.histories)
+    if not len(held.valid):
+        raise DataError(
+            f"expected validation questions of {recipe.protocol.split}, got none: no user of {len(data.histories):,} "
+            "has done enough"
+        )
     lock = contextlib.nullcontext() if out is None else claimed(out, recipe.toml(), overwrite)
     with lock:
         recommender = _trained(recipe, data, held, out, show, report, torch.device(device))
