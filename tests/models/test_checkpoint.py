@@ -17,7 +17,6 @@ import recsys
 from recsys import files
 from recsys.data.encoder import Counts
 from recsys.errors import CheckpointError, DataError, RecsysError
-from recsys.models import checkpoint as module
 from recsys.models.checkpoint import Checkpoint, is_checkpoint, load, save
 from recsys.training.run import train
 from tests import toy
@@ -206,7 +205,7 @@ def test_a_save_killed_before_any_write_leaves_nothing_that_loads_wrongly(
                 raise Killed
             return real(path)
 
-        monkeypatch.setattr(module, "replacing", dying)
+        monkeypatch.setattr("recsys.models.weights.replacing", dying)
         monkeypatch.setattr("recsys.files.replacing", dying)
         try:
             save(trained, run, overwrite=True)

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 import recsys
+from recsys import files
 from recsys.data.catalogue import Catalogue
 from recsys.errors import CheckpointError, ConfigError, DataError
 from recsys.models.generative.recommender import Recommender, save_recommender
@@ -136,3 +137,35 @@ def test_a_ranker_is_no_recommender(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"format": 1, "family": "sequence"}))
     with pytest.raises(CheckpointError, match="not the seal of a recsys recommender"):
         recsys.load(tmp_path)
+
+
+class Killed(Exception):
+    """A process that ends in the middle."""
+
+
+def test_a_save_that_is_killed_leaves_nothing_that_loads_wrongly(
+    recommender: Recommender, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Kill the save at its first, second, … file: the folder never loads, until the save that ran through."""
+    run, real = tmp_path / "run", files.replacing
+    for deadline in range(10):
+        calls = iter(range(100))
+
+        def dying(path: Path, calls: Any = calls, deadline: int = deadline) -> Any:
+            if next(calls) == deadline:
+                raise Killed
+            return real(path)
+
+        for module in ("files", "models.weights", "data.catalogue"):
+            monkeypatch.setattr(f"recsys.{module}.replacing", dying)
+        try:
+            save_recommender(recommender, run, overwrite=True)
+        except Killed:
+            with pytest.raises(CheckpointError):
+                recsys.load(run)
+        else:
+            assert deadline == 5  # weights, catalogue, metrics, card, config
+            return
+        finally:
+            monkeypatch.undo()
+    pytest.fail("the save never ran through")
