@@ -112,7 +112,8 @@ def embed(
     with tqdm(total=len(column), desc="embed", unit=" texts", disable=None if show else True) as bar:
         for begin in range(0, len(column), CHUNK):
             chunk = [text or "" for text in column[begin : begin + CHUNK].to_pylist()]
-            tokens = [encoding.ids for encoding in made.tokenizer.encode_batch(chunk)]
+            # a tokenizer that puts nothing around a text has no token for the empty one
+            tokens = [encoding.ids or [made.padding] for encoding in made.tokenizer.encode_batch(chunk)]
             for rows in _batches([len(row) for row in tokens]):
                 found[begin + rows] = made.encode([tokens[row] for row in rows]).cpu().numpy()
                 bar.update(len(rows))

@@ -109,6 +109,12 @@ def test_a_device_that_is_not_there_is_said(letters: SentenceEncoder) -> None:
         embed(["a"], letters, device="cuba", show=False)
 
 
+def test_a_text_without_a_token_has_a_vector_too() -> None:
+    nothing = SimpleNamespace(encode_batch=lambda texts: [SimpleNamespace(ids=[]) for _ in texts])
+    found = embed(["", "a"], SentenceEncoder(nothing, Lookup(), padding=29), show=False)
+    assert np.linalg.norm(found, axis=1) == pytest.approx(1)
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_encoder(tmp_path_factory.mktemp("encoder"))
