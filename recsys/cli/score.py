@@ -16,7 +16,7 @@ from recsys.inference.backends import Precision
 from recsys.inference.parts import open_parts
 from recsys.inference.plans import read_plan
 from recsys.inference.session import check_device
-from recsys.models.loading import is_recommender
+from recsys.models.checkpoint import is_recommender
 from recsys.scoring.local import score, session_for
 
 __all__ = ["main"]

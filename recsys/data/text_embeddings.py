@@ -139,7 +139,8 @@ def open_encoder(encoder: Path | str, download: bool = False) -> SentenceEncoder
         import tokenizers
         import transformers
     except ImportError as error:
-        raise MissingExtraError(f"a sentence encoder needs transformers ({error}): pip install transformers") from None
+        told = f'a sentence encoder needs transformers ({error}): pip install "recsys[text]"'
+        raise MissingExtraError(told) from None
     folder = _folder(encoder, download)
     _check_means(folder)
     model = _model(folder, transformers)

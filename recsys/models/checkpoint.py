@@ -34,7 +34,7 @@ from recsys.seals import Sealed, vouch
 from recsys.shelves import shelf
 from recsys.threads import suited_threads
 
-__all__ = ["Checkpoint", "found", "is_checkpoint", "load", "outline", "save"]
+__all__ = ["Checkpoint", "found", "is_checkpoint", "is_recommender", "load", "outline", "save"]
 
 FORMAT = 1
 
@@ -113,6 +113,15 @@ class Checkpoint:
 def is_checkpoint(folder: Path) -> bool:
     """Whether `folder` bears the seal of a finished checkpoint."""
     return (folder / "config.json").is_file()
+
+
+def is_recommender(folder: Path) -> bool:
+    """Whether a folder says of itself that it holds a `Recommender`; whether it is whole is not looked at."""
+    try:
+        values = read_json(folder / "config.json")
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(values, dict) and values.get("family") == "sequence"
 
 
 def save(checkpoint: Checkpoint, folder: Path, overwrite: bool = False) -> None:
@@ -203,6 +212,8 @@ def _seal(folder: Path) -> Seal:
         raise CheckpointError(f"{folder}: no such run folder")
     if not path.is_file():
         raise CheckpointError(f"{folder}: no config.json: not a run folder, or its training has not finished")
+    if is_recommender(folder):
+        raise CheckpointError(f"{folder}: holds a model that says what comes next, and a ranker is needed here")
     return Seal.read(path, FORMAT, "a recsys checkpoint")
 
 

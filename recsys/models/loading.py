@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from recsys.files import read_json
-from recsys.models.checkpoint import Checkpoint, found
+from recsys.models.checkpoint import Checkpoint, found, is_recommender
 from recsys.models.checkpoint import load as load_ranker
 from recsys.models.generative.recommender import Recommender, load_recommender
 
-__all__ = ["is_recommender", "load"]
+__all__ = ["load"]
 
 
 def load(folder: str | Path) -> Checkpoint | Recommender:
@@ -23,12 +22,3 @@ def load(folder: str | Path) -> Checkpoint | Recommender:
     """
     path = found(Path(folder))
     return load_recommender(path) if is_recommender(path) else load_ranker(path)
-
-
-def is_recommender(folder: Path) -> bool:
-    """Whether a folder says of itself that it holds a `Recommender`; whether it is whole is not looked at."""
-    try:
-        values = read_json(folder / "config.json")
-    except (OSError, ValueError, RecursionError):
-        return False
-    return isinstance(values, dict) and values.get("family") == "sequence"

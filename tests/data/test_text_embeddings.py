@@ -247,7 +247,7 @@ def test_a_model_with_a_decoder_is_refused(tmp_path: Path) -> None:
 
 def test_without_transformers_the_error_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "transformers", None)
-    with pytest.raises(MissingExtraError, match="pip install transformers"):
+    with pytest.raises(MissingExtraError, match=r"pip install \"recsys\[text\]\""):
         open_encoder(tmp_path)
 
 

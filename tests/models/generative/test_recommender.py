@@ -169,3 +169,9 @@ def test_a_save_that_is_killed_leaves_nothing_that_loads_wrongly(
         finally:
             monkeypatch.undo()
     pytest.fail("the save never ran through")
+
+
+def test_a_recommender_where_a_ranker_is_needed_is_told_so(recommender: Recommender, tmp_path: Path) -> None:
+    save_recommender(recommender, tmp_path / "run")
+    with pytest.raises(CheckpointError, match="holds a model that says what comes next, and a ranker is needed here"):
+        recsys.session(tmp_path / "run")
