@@ -1,0 +1,1 @@
+"""Models that generate an item: token after token of its semantic id."""
