@@ -57,19 +57,19 @@ def advance(trie: ItemTrie, level: int, beams: Beams, logits: Tensor, width: int
         permits: What the requests' lists leave.
     """
     children, sink = trie.children(level, beams.nodes), trie.levels[level].sink
-    real = children.real
+    absent = children.absent
     if permits is not None:
         bounds = trie.levels[level].bounds
-        flat = children.nodes.flatten(1)
-        real = real & permits.permits(bounds[flat], bounds[flat + 1]).view(real.shape)
+        flat = children.nodes.masked_fill(absent, sink).flatten(1)
+        absent = ~permits.permits(bounds[flat], bounds[flat + 1]).view(absent.shape)
     told = logits.float().log_softmax(-1).gather(-1, children.tokens)
-    scores = _filled((told + beams.scores.unsqueeze(-1)).masked_fill(~real, -torch.inf), width, -torch.inf)
-    nodes = _filled(children.nodes.masked_fill(~real, sink), width, sink)
+    scores = _filled((told + beams.scores.unsqueeze(-1)).masked_fill_(absent, -torch.inf), width, -torch.inf)
     # Children of beams in lexicographic order are in it, and so are the kept ones once their places are sorted.
     kept = best(scores, width).sort(dim=1).values
-    tokens, parents = _filled(children.tokens, width, 0), kept // real.shape[2]
-    kept_beams = Beams(scores.gather(1, kept), nodes.gather(1, kept))
-    return Step(kept_beams, tokens.gather(1, kept), parents.clamp(max=real.shape[1] - 1))
+    scores = scores.gather(1, kept)
+    nodes = _filled(children.nodes, width, sink).gather(1, kept).masked_fill_(scores.isneginf(), sink)
+    parents = (kept // absent.shape[2]).clamp_(max=absent.shape[1] - 1)
+    return Step(Beams(scores, nodes), _filled(children.tokens, width, 0).gather(1, kept), parents)
 
 
 def _filled(candidates: Tensor, width: int, value: float) -> Tensor:
@@ -86,12 +86,13 @@ def best(scores: Tensor, width: int) -> Tensor:
     the place below them.
 
     Args:
-        scores: [B, N] float32, no NaN.
+        scores: [B, N] float32, none above 0 (and no NaN), as log-probabilities are.
         width: How many, at most N.
     """
-    bits = (scores + 0.0).view(torch.int32).long()  # -0 becomes 0: they are equal
-    ordered = torch.where(bits < 0, bits ^ 0x7FFFFFFF, bits)
-    return ((ordered << 32) - torch.arange(scores.shape[1], device=scores.device)).topk(width, dim=1).indices
+    places = torch.arange(scores.shape[1], device=scores.device)
+    # The bits of numbers from 0 up ascend with them. 0 - s, not -s: the latter makes a -0 of a 0, whose sign is a bit.
+    keys = torch.add(places, (0.0 - scores).view(torch.int32), alpha=2**32)
+    return keys.topk(width, dim=1, largest=False).indices
 
 
 def ranked(trie: ItemTrie, beams: Beams, k: int) -> tuple[Tensor, Tensor]:

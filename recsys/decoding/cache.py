@@ -8,7 +8,6 @@ from itertools import accumulate, pairwise
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 __all__ = ["Cache", "Packed", "lineage"]
 
@@ -50,8 +49,8 @@ class Cache:
     """Each layer's keys and values: [B, kv_heads, slots + longest, head_dim], the prompt behind the slots.
 
     A request's prompt is stored once and seen by all its beams (xGR: arXiv 2512.11529). Generated tokens get a slot
-    each, the latest step's before those of earlier ones. Which slots a beam sees is a mask from its lineage, so that
-    nothing is moved when beams die or fork. Layers may keep prompts of different lengths.
+    each, step after step. Which slots a beam sees is a mask from its lineage, so that nothing is moved when beams die
+    or fork. Layers may keep prompts of different lengths.
 
     Args:
         layers: How many.
@@ -60,6 +59,7 @@ class Cache:
 
     def __init__(self, layers: int, widths: Sequence[int]) -> None:
         self.widths = tuple(widths)
+        self._starts = list(accumulate(widths[:-1], initial=0))
         self.slots = sum(widths)
         self.keys: list[Tensor] = [torch.empty(0)] * layers
         self.values: list[Tensor] = [torch.empty(0)] * layers
@@ -92,7 +92,7 @@ class Cache:
         return self.keys[layer][request, :, self.slots : end], self.values[layer][request, :, self.slots : end]
 
     def append(self, layer: int, step: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Keep the rows [B · W, kv_heads, head_dim] of a step's beams, and give all that is there so far.
+        """Keep the rows [B · W, kv_heads, head_dim] of a step's beams.
 
         Args:
             layer: Counted from 0.
@@ -101,17 +101,17 @@ class Cache:
             v: Values.
 
         Returns:
-            Keys and values [B, kv_heads, used slots + longest, head_dim], the mask's columns.
+            The layer's keys and values, whole: they are contiguous, as oneDNN's products want them.
         """
-        stop = self.slots - sum(self.widths[:step])
-        start = stop - self.widths[step]
+        start = self._starts[step]
+        stop = start + self.widths[step]
         keys, values = self.keys[layer], self.values[layer]
         for kept, new in ((keys, k), (values, v)):
             kept[:, :, start:stop] = new.view(len(kept), -1, *new.shape[1:]).transpose(1, 2)
-        return keys[:, :, start:], values[:, :, start:]
+        return keys, values
 
     def mask(self, layer: int, ancestors: Sequence[Tensor]) -> Tensor:
-        """What beams see of a layer's keys, [B, W, used slots + longest] bool.
+        """What beams see of a layer's keys, [B, W, slots + longest] bool.
 
         Args:
             layer: Counted from 0.
@@ -119,11 +119,11 @@ class Cache:
         """
         rows = self.kept[layer]
         assert rows is not None
-        prompt = torch.arange(rows.longest, device=rows.lengths.device) < rows.lengths.unsqueeze(1)
-        wide = prompt.unsqueeze(1).expand(-1, ancestors[-1].shape[1], -1)
-        steps = zip(ancestors, self.widths, strict=False)
-        slots = [functional.one_hot(beams, width).bool() for beams, width in steps]
-        return torch.cat([*reversed(slots), wide], dim=2)
+        beams = ancestors[-1].shape[1]
+        places = torch.arange(self.slots + rows.longest, device=rows.lengths.device) - self.slots
+        seen = (places >= 0) & (places < rows.lengths.unsqueeze(1))
+        own = torch.stack(list(ancestors), dim=2) + places.new_tensor(self._starts[: len(ancestors)])
+        return seen.unsqueeze(1).repeat(1, beams, 1).scatter_(2, own, True)
 
 
 def lineage(ancestors: Sequence[Tensor], parents: Tensor) -> list[Tensor]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -14,15 +13,15 @@ from torch import Tensor
 
 from recsys.decoding import beam
 from recsys.decoding.cache import Cache, Packed, lineage
+from recsys.decoding.fused import FusedDecoder
 from recsys.decoding.lists import Lists, Permits
-from recsys.decoding.passes import Prompt, Steps
+from recsys.decoding.method import Method
 from recsys.decoding.trie import ItemTrie
 from recsys.errors import ConfigError
-from recsys.layers.transformer import Pass
 from recsys.models.generative.decoder import Decoder
 from recsys.models.generative.tokens import Prompts
 
-__all__ = ["Engine", "Histories", "Plain", "Recommended"]
+__all__ = ["Engine", "Histories", "Recommended"]
 
 Histories = tuple[npt.NDArray[Any], npt.NDArray[Any]]
 """Items [E] and offsets [B + 1]: what each user did, oldest first."""
@@ -44,28 +43,6 @@ class Recommended:
     item's (`strange`), and recommendations `missing` because there were no more."""
 
 
-class Plain:
-    """What a request goes through without any acceleration; accelerators override what they change."""
-
-    def embed(self, model: Decoder, tokens: Tensor, rows: Packed) -> tuple[Tensor, Packed]:
-        """The rows that enter the first layer, [T, width], and how they make up the prompts.
-
-        Args:
-            model: Whose embedding is used.
-            tokens: [T] of all prompts.
-            rows: Which tokens belong to which.
-        """
-        return model.embedding(tokens), rows
-
-    def prompt(self, cache: Cache, rows: Packed) -> Pass:
-        """The pass that fills a cache; it must leave one row a request, from which the first token is guessed."""
-        return Prompt(cache, rows)
-
-    def step(self, cache: Cache, ancestors: list[Tensor]) -> Pass:
-        """The pass of one more token of every beam."""
-        return Steps(cache, ancestors)
-
-
 class Engine:
     """Decodes a model over a trie.
 
@@ -73,7 +50,7 @@ class Engine:
     share its prompt's keys and values, and a step of all beams of all requests is one batch.
 
     Args:
-        model: A trained decoder; it is copied.
+        model: A trained decoder, whose weights are copied.
         trie: Of the catalogue.
         beams: Prefixes kept at each level; the most items that can be asked for.
         dtype: Of weights, keys and values. Scores are float32 sums of log-probabilities in any case.
@@ -89,15 +66,15 @@ class Engine:
         trie: ItemTrie,
         beams: int = 20,
         dtype: torch.dtype = torch.float32,
-        method: Plain | None = None,
+        method: Method | None = None,
     ) -> None:
         trie.check(model.vocabulary, model.ids)
         if beams < 1:
             raise ConfigError(f"expected at least one beam, got {beams}")
         self.device = model.embedding.weight.device
-        self.model = copy.deepcopy(model).to(dtype).eval()
+        self.model, self.context = FusedDecoder(model, dtype), model.config.context
         self.trie, self.beams = trie.to(self.device), beams
-        self.method = method or Plain()
+        self.method = method or Method()
 
     def recommend(
         self, histories: Histories, k: int, allow: Lists | None = None, deny: Lists | None = None
@@ -116,7 +93,7 @@ class Engine:
         """
         if not 1 <= k <= self.beams:
             raise ConfigError(f"expected k from 1 to the {self.beams} beams of this engine, got {k}")
-        prompts = self.model.vocabulary.prompts(self.trie.codes, *histories, self.model.config.context)
+        prompts = self.trie.vocabulary.prompts(self.trie.codes, *histories, self.context)
         batch = len(prompts.offsets) - 1
         permits = Permits.of(self.trie, batch, allow, deny)
         items, scores = np.zeros((batch, k), dtype=np.int32), np.full((batch, k), -np.inf, dtype=np.float32)
@@ -137,11 +114,11 @@ class Engine:
         model, trie, batch = self.model, self.trie, len(lengths)
         widths = [*(min(self.beams, level.sink) for level in trie.levels[:-1]), self.beams]
         cache = Cache(len(model.transformer.blocks), widths[:-1])
-        x, rows = self.method.embed(model, tokens.to(self.device), Packed.of(lengths, self.device))
+        x, rows = self.method.embed(model.embedding, tokens.to(self.device), Packed.of(lengths, self.device))
         x = model.transformer(x, rows.positions(), self.method.prompt(cache, rows))
         beams, ancestors = beam.start(trie, batch), list[Tensor]()
         for level, width in enumerate(widths):
-            logits = model.head(model.norm(x)).view(batch, -1, len(model.vocabulary))
+            logits = model.logits(x).view(batch, -1, len(trie.vocabulary))
             step = beam.advance(trie, level, beams, logits, width, permits)
             beams = step.beams
             if level == len(widths) - 1:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from recsys.decoding.attention import causal, masked
+from recsys.decoding.attention import causal, masked, spread
 from recsys.decoding.cache import Cache, Packed
 
 __all__ = ["Prompt", "Steps"]
@@ -67,12 +67,18 @@ class Steps:
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Attend to the request's prompt and to the tokens that the beam has generated."""
         keys, values = self.cache.append(layer, self.step, k, v)
-        return masked(q, keys, values, self._mask(layer, q))
+        return masked(q, keys, values, self.mask(layer, q.shape[1], keys))
 
-    def _mask(self, layer: int, q: Tensor) -> Tensor:
-        """Added to scores; the same for layers that keep the same rows."""
+    def mask(self, layer: int, heads: int, keys: Tensor) -> Tensor:
+        """What is added to a layer's scores, for `masked`; the same for all layers that keep the same rows.
+
+        Args:
+            layer: Counted from 0.
+            heads: That ask.
+            keys: [B, kv_heads, S, head_dim].
+        """
         rows = id(self.cache.kept[layer])
         if rows not in self._masks:
             seen = self.cache.mask(layer, self.ancestors)
-            self._masks[rows] = torch.zeros(seen.shape, dtype=q.dtype, device=q.device).masked_fill_(~seen, -torch.inf)
+            self._masks[rows] = spread(seen, heads, keys.shape[1], keys.dtype)
         return self._masks[rows]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, Self
 
 import numpy as np
@@ -22,11 +22,11 @@ class Children:
     """The nodes below some nodes, each row filled up to the level's widest."""
 
     tokens: Tensor
-    """[..., C] int64 token that leads to each child, ascending; where there is none, a token of no meaning."""
+    """[..., C] int64 token that leads to each child, ascending."""
     nodes: Tensor
-    """[..., C] int64 the children; the sink where there is none."""
-    real: Tensor
-    """[..., C] bool whether there is one."""
+    """[..., C] int64 the children."""
+    absent: Tensor
+    """[..., C] bool where there is none; tokens and nodes there have no meaning."""
 
 
 @dataclass(frozen=True)
@@ -34,18 +34,24 @@ class Level:
     """The N nodes at one depth in lexicographic order, and behind them the sink, a node without children and items."""
 
     first: Tensor
-    """[parents + 2] int64; node p above has the children first[p] … first[p + 1] - 1. The last p is the sink above."""
+    """[parents + 1] int64 where the children of each node above start; the last parent is the sink above."""
+    counts: Tensor
+    """[parents + 1] int64 how many children it has."""
     tokens: Tensor
-    """[N + 1] int64 the token that leads to a node."""
+    """[N + C] int64 the token that leads to a node, and C that mean nothing, so that C can be read from any place."""
     bounds: Tensor
     """[N + 2] int64; node n has the items at places bounds[n] … bounds[n + 1] - 1 of `ItemTrie.items`."""
-    widest: int
-    """Most children that a node above has."""
+    reach: Tensor
+    """[C] int64 0 … C - 1, C the most children that a node above has."""
 
     @property
     def sink(self) -> int:
         """N, the node that stands for none."""
-        return len(self.tokens) - 1
+        return len(self.bounds) - 2
+
+    def to(self, device: torch.device) -> Level:
+        """The level on a device."""
+        return Level(*(getattr(self, field.name).to(device) for field in fields(self)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,11 +126,8 @@ class ItemTrie:
             nodes: [...] nodes of the level above (the root for level 0), or its sink.
         """
         below = self.levels[level]
-        first = below.first[nodes].unsqueeze(-1)
-        reach = torch.arange(below.widest, device=nodes.device)
-        real = reach < below.first[nodes + 1].unsqueeze(-1) - first
-        found = torch.where(real, first + reach, below.sink)
-        return Children(below.tokens[found], found, real)
+        found = below.first[nodes].unsqueeze(-1) + below.reach
+        return Children(below.tokens[found], found, below.reach >= below.counts[nodes].unsqueeze(-1))
 
     def leaves(self, nodes: Tensor) -> Tensor:
         """The items of nodes of the last level, [...]; 0 for its sink."""
@@ -149,9 +152,7 @@ class ItemTrie:
 
     def to(self, device: torch.device) -> ItemTrie:
         """The trie on a device."""
-        levels = tuple(
-            Level(one.first.to(device), one.tokens.to(device), one.bounds.to(device), one.widest) for one in self.levels
-        )
+        levels = tuple(level.to(device) for level in self.levels)
         return replace(self, levels=levels, items=self.items.to(device), places=self.places.to(device))
 
 
@@ -168,12 +169,14 @@ def _order(tokens: npt.NDArray[np.int64], vocabulary: Vocabulary) -> npt.NDArray
 def _level(above: npt.NDArray[np.int64], starts: npt.NDArray[np.int64], column: npt.NDArray[np.int64]) -> Level:
     """One level from the places where its nodes start and the bounds [parents + 1] of the level above."""
     first = np.searchsorted(starts, above)
-    widest = int(np.diff(first).max())
+    counts = np.append(np.diff(first), 0)
+    widest = int(counts.max())
     return Level(
-        torch.from_numpy(np.append(first, len(starts))),
-        torch.from_numpy(np.append(column[starts], 0)),
+        torch.from_numpy(first),
+        torch.from_numpy(counts),
+        torch.from_numpy(np.append(column[starts], np.zeros(widest, dtype=np.int64))),
         torch.from_numpy(np.append(starts, [len(column), len(column)])),
-        widest,
+        torch.arange(widest),
     )
 
 

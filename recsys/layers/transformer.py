@@ -7,6 +7,7 @@ of a `Pass`: training, prefilling a cache, a decode step and every accelerator i
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Protocol, Self
 
 import torch
@@ -200,12 +201,13 @@ class Transformer(nn.Module):
 
     Args:
         config: Widths and counts.
+        blocks: What takes the place of `Block`s; called as they are.
     """
 
-    def __init__(self, config: TransformerConfig) -> None:
+    def __init__(self, config: TransformerConfig, blocks: Iterable[nn.Module] | None = None) -> None:
         super().__init__()
         self.config = config
-        self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
+        self.blocks = nn.ModuleList(blocks or (Block(config) for _ in range(config.layers)))
 
     def forward(self, x: Tensor, positions: Tensor, passing: Pass) -> Tensor:
         """Rows x [T, width] at positions [T] -> the rows that are left after the last layer, [R, width]."""

@@ -56,7 +56,7 @@ def test_dead_beams_stay_dead() -> None:
     assert ranked(TRIE, step.beams, 3)[0].tolist() == [[0, 0, 0]]
 
 
-SCORES = st.sampled_from([-torch.inf, -3.5, -1.0, -1e-30, -0.0, 0.0, 1e-30, 2.0, torch.inf])
+SCORES = st.sampled_from([-torch.inf, -3.5, -1.0, -1.0000001, -1e-45, -0.0, 0.0])
 
 
 @given(st.lists(st.lists(SCORES, min_size=5, max_size=5), min_size=1, max_size=3), st.integers(1, 5))
@@ -67,6 +67,6 @@ def test_best_is_a_stable_sort(rows: list[list[float]], width: int) -> None:
 
 @pytest.mark.parametrize("width", [1, 100])
 def test_best_of_many(width: int) -> None:
-    scores = torch.randn(4, 5000).round(decimals=1)
+    scores = -torch.rand(4, 5000).round(decimals=1)
     expected = scores.sort(dim=1, descending=True, stable=True).indices[:, :width]
     assert torch.equal(best(scores, width), expected)

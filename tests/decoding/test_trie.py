@@ -25,9 +25,8 @@ def walk(trie: ItemTrie, level: int, node: int) -> dict[Any, Any] | int:
     if level == len(trie.levels):
         return int(trie.leaves(torch.tensor(node)))
     children = trie.children(level, torch.tensor([node]))
-    pairs = zip(
-        children.tokens[0][children.real[0]].tolist(), children.nodes[0][children.real[0]].tolist(), strict=True
-    )
+    there = ~children.absent[0]
+    pairs = zip(children.tokens[0][there].tolist(), children.nodes[0][there].tolist(), strict=True)
     return {token: walk(trie, level + 1, child) for token, child in pairs}
 
 
@@ -47,7 +46,7 @@ def test_a_trie_by_hand() -> None:
     assert walk(trie, 0, 0) == {2: {4: 4, 6: 2}, 3: {4: 1, 5: 3}}
     assert trie.items.tolist() == [4, 2, 1, 3]
     assert trie.places.tolist() == [4, 2, 1, 3, 0]
-    assert [level.widest for level in trie.levels] == [2, 2]
+    assert [len(level.reach) for level in trie.levels] == [2, 2]
     assert [level.bounds.tolist() for level in trie.levels] == [[0, 2, 4, 4], [0, 1, 2, 3, 4, 4]]
     assert len(trie) == 4
 
@@ -55,8 +54,7 @@ def test_a_trie_by_hand() -> None:
 def test_the_sink_has_neither_children_nor_items() -> None:
     trie = ItemTrie.build(CODES, PAIRS)
     children = trie.children(1, torch.tensor([[trie.levels[0].sink]]))
-    assert not children.real.any()
-    assert children.nodes.tolist() == [[[4, 4]]]
+    assert children.absent.all()
     assert trie.leaves(torch.tensor([3, 4])).tolist() == [3, 0]
 
 
