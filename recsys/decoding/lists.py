@@ -64,9 +64,10 @@ class Permits:
         filled = torch.nn.utils.rnn.pad_sequence(places, batch_first=True, padding_value=len(trie))
         return cls(filled, torch.tensor(denying, device=filled.device).unsqueeze(1), strange)
 
-    def __getitem__(self, requests: slice) -> Permits:
+    def of_requests(self, requests: npt.NDArray[np.int64]) -> Permits:
         """Those of some requests."""
-        return Permits(self.places[requests], self.denying[requests], self.strange)
+        rows = torch.from_numpy(requests).to(self.places.device)
+        return Permits(self.places[rows], self.denying[rows], self.strange)
 
     def permits(self, low: Tensor, high: Tensor) -> Tensor:
         """Whether anything is left of ranges of places, [B, N] bool.
