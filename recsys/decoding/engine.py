@@ -14,7 +14,7 @@ from torch import Tensor
 from recsys.decoding import beam
 from recsys.decoding.cache import Cache, Packed, lineage
 from recsys.decoding.fused import FusedDecoder
-from recsys.decoding.lists import Lists, Permits
+from recsys.decoding.lists import Lists, Permits, each
 from recsys.decoding.method import Method
 from recsys.decoding.trie import ItemTrie
 from recsys.errors import ConfigError
@@ -96,18 +96,17 @@ class Engine:
             raise ConfigError(f"expected k from 1 to the {self.beams} beams of this engine, got {k}")
         prompts = self.trie.vocabulary.prompts(self.trie.codes, *histories, self.context)
         batch = len(prompts.offsets) - 1
-        permits = Permits.of(self.trie, batch, allow, deny)
+        allowed, denied = each(allow, batch, "allow"), each(deny, batch, "deny")
         items, scores = np.zeros((batch, k), dtype=np.int32), np.full((batch, k), -np.inf, dtype=np.float32)
-        with torch.inference_mode():
-            for part, tokens, lengths in _parts(prompts, _TOGETHER.get(self.device.type, 64)):
-                found = self._decode(tokens, lengths, k, permits and permits.of_requests(part))
-                items[part], scores[part] = found[0].cpu().numpy(), found[1].cpu().numpy()
-        counts = {
-            "cut": prompts.cut,
-            "unknown": prompts.unknown,
-            "strange": 0 if permits is None else permits.strange,
-            "missing": int((items == 0).sum()),
-        }
+        strange = 0
+        for part, tokens, lengths in _parts(prompts, _TOGETHER.get(self.device.type, 64)):
+            permits = Permits.of(self.trie, [allowed[row] for row in part], [denied[row] for row in part])
+            strange += permits.strange if permits else 0
+            with torch.inference_mode():
+                found = self._decode(tokens, lengths, k, permits)
+            items[part], scores[part] = found[0].cpu().numpy(), found[1].cpu().numpy()
+        missing = int((items == 0).sum())
+        counts = {"cut": prompts.cut, "unknown": prompts.unknown, "strange": strange, "missing": missing}
         return Recommended(items, scores, counts)
 
     def _decode(self, tokens: Tensor, lengths: list[int], k: int, permits: Permits | None) -> tuple[Tensor, Tensor]:

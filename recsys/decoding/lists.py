@@ -14,7 +14,7 @@ from torch import Tensor
 from recsys.decoding.trie import ItemTrie
 from recsys.errors import DataError
 
-__all__ = ["Lists", "Permits"]
+__all__ = ["Lists", "Permits", "each"]
 
 Lists = Sequence[npt.NDArray[Any] | None]
 """Items for each request; None where a request has no list."""
@@ -36,38 +36,29 @@ class Permits:
     """Listed numbers that the catalogue has no item of; they change nothing."""
 
     @classmethod
-    def of(cls, trie: ItemTrie, batch: int, allow: Lists | None, deny: Lists | None) -> Permits | None:
+    def of(cls, trie: ItemTrie, allow: Lists, deny: Lists) -> Permits | None:
         """Lists as permits; None when no request has any.
 
         Args:
             trie: Of the catalogue.
-            batch: B.
             allow: Items that each request may be given only; an empty list permits none.
             deny: Items that it may not be given, even if allowed.
 
         Raises:
-            DataError: When there are not as many lists as requests, or one holds no whole numbers.
+            DataError: When a list holds no whole numbers.
         """
-        if allow is None and deny is None:
+        if all(one is None for one in (*allow, *deny)):
             return None
         places, denying, strange = [], [], 0
-        for allowed, denied in zip(_each(allow, batch, "allow"), _each(deny, batch, "deny"), strict=True):
-            found = [None if items is None else _known(items, len(trie)) for items in (allowed, denied)]
-            strange += sum(0 if known is None else known[1] for known in found)
-            kept, forbidden = (None if known is None else known[0] for known in found)
-            denying.append(kept is None)
-            if kept is None:
-                kept = forbidden if forbidden is not None else np.empty(0, dtype=np.int64)
-            elif forbidden is not None:
-                kept = np.setdiff1d(kept, forbidden, assume_unique=True)
-            places.append(trie.places[torch.from_numpy(kept).to(trie.places.device)].sort().values)
+        for allowed, denied in zip(allow, deny, strict=True):
+            kept, unknown = _known(allowed, len(trie))
+            forbidden, unheard = _known(denied, len(trie))
+            strange += unknown + unheard
+            listed = forbidden if allowed is None else np.setdiff1d(kept, forbidden, assume_unique=True)
+            places.append(trie.places[torch.from_numpy(listed).to(trie.places.device)].sort().values)
+            denying.append(allowed is None)
         filled = torch.nn.utils.rnn.pad_sequence(places, batch_first=True, padding_value=len(trie))
         return cls(filled, torch.tensor(denying, device=filled.device).unsqueeze(1), strange)
-
-    def of_requests(self, requests: npt.NDArray[np.int64]) -> Permits:
-        """Those of some requests."""
-        rows = torch.from_numpy(requests).to(self.places.device)
-        return Permits(self.places[rows], self.denying[rows], self.strange)
 
     def permits(self, low: Tensor, high: Tensor) -> Tensor:
         """Whether anything is left of ranges of places, [B, N] bool.
@@ -80,7 +71,12 @@ class Permits:
         return torch.where(self.denying, listed < high - low, listed > 0)
 
 
-def _each(lists: Lists | None, batch: int, name: str) -> Lists:
+def each(lists: Lists | None, batch: int, name: str) -> Lists:
+    """One list or None for each request.
+
+    Raises:
+        DataError: When there are not as many as requests.
+    """
     if lists is None:
         return [None] * batch
     if len(lists) != batch:
@@ -88,9 +84,9 @@ def _each(lists: Lists | None, batch: int, name: str) -> Lists:
     return lists
 
 
-def _known(items: npt.NDArray[Any], size: int) -> tuple[npt.NDArray[np.int64], int]:
+def _known(items: npt.NDArray[Any] | None, size: int) -> tuple[npt.NDArray[np.int64], int]:
     """The distinct items of a list that the catalogue has, and how many numbers it has not."""
-    items = np.asarray(items)
+    items = np.empty(0, dtype=np.int64) if items is None else np.asarray(items)
     if items.ndim != 1 or (items.dtype.kind not in "iu" and len(items)):
         raise DataError(f"expected a list of whole item numbers, got {items.dtype} {list(items.shape)}")
     known = (items >= 1) & (items <= size)

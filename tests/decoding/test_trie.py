@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recsys.decoding.lists import Permits
+from recsys.decoding.lists import Permits, each
 from recsys.decoding.trie import ItemTrie
 from recsys.errors import ConfigError, DataError
 from recsys.models.generative.tokens import Vocabulary
@@ -114,7 +114,7 @@ def test_lists_by_hand() -> None:
     trie = ItemTrie.build(CODES, PAIRS)  # items 4 and 2 below the first node, 1 and 3 below the second
     allow = [None, np.array([2, 1]), np.array([2, 1]), np.array([], dtype=int), None]
     deny = [np.array([4, 2, 9]), None, np.array([0, 1]), None, None]
-    permits = Permits.of(trie, 5, allow, deny)
+    permits = Permits.of(trie, allow, deny)
     assert permitted(trie, permits, 0) == [
         [False, True],
         [True, True],
@@ -125,7 +125,7 @@ def test_lists_by_hand() -> None:
     assert permitted(trie, permits, 1)[1] == [False, True, True, False]
     assert permits is not None
     assert permits.strange == 2
-    assert Permits.of(trie, 5, None, None) is None
+    assert Permits.of(trie, [None] * 5, [None] * 5) is None
 
 
 @given(st.data())
@@ -135,7 +135,10 @@ def test_a_node_is_entered_if_an_item_below_it_is_left(data: st.DataObject) -> N
     numbers = st.none() | st.lists(st.integers(0, len(codes) + 1), max_size=6)
     lists = data.draw(st.lists(st.tuples(numbers, numbers), min_size=1, max_size=3))
     arrays = [[None if one is None else np.array(one, dtype=np.int64) for one in pair] for pair in lists]
-    permits = Permits.of(trie, len(lists), [pair[0] for pair in arrays], [pair[1] for pair in arrays])
+    permits = Permits.of(trie, [pair[0] for pair in arrays], [pair[1] for pair in arrays])
+    if all(one is None for pair in arrays for one in pair):
+        assert permits is None
+        return
     left = [
         {i for i in range(1, len(codes) + 1) if (allow is None or i in allow) and i not in (deny or [])}
         for allow, deny in lists
@@ -149,6 +152,6 @@ def test_a_node_is_entered_if_an_item_below_it_is_left(data: st.DataObject) -> N
 def test_lists_that_are_none() -> None:
     trie = ItemTrie.build(catalogue((3, 3), 4), Vocabulary((3, 3)))
     with pytest.raises(DataError, match=r"expected one deny list \(or None\) for each of 2 requests, got 1"):
-        Permits.of(trie, 2, None, [None])
+        each([None], 2, "deny")
     with pytest.raises(DataError, match="expected a list of whole item numbers, got float64"):
-        Permits.of(trie, 1, [np.array([1.0])], None)
+        Permits.of(trie, [np.array([1.0])], [None])
