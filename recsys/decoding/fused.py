@@ -19,6 +19,9 @@ class FusedBlock(nn.Module):
 
     ``x += out(attention(scaled(x)))``, then ``h = silu(gate(scaled(x)))``, ``h = up(scaled(x)) · h``, ``x += down(h)``.
 
+    Tried: torch.compile of the 12 layers of a step of 10 rows. In bfloat16 6.9 ms became of 8.6, a twentieth of a
+    request, for half a minute of compiling; in float32 21 ms of 12.7, for Inductor leaves its products to MKL.
+
     Args:
         block: Whose weights are taken; it stays as it is.
         dtype: Of the products.
