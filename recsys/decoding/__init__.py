@@ -1,0 +1,1 @@
+"""Decoding: from a history and a generative model to the best items of a catalogue."""
