@@ -1,1 +1,1 @@
-"""Models that say what comes next in a history: by scores of all items, or token after token of an item's semantic id."""
+"""Models that say what comes next in a history: by scores of all items, or token after token of an item."""
