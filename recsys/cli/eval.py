@@ -44,7 +44,7 @@ def command(
     Args:
         run: Folder of a trained model.
         data: A file or a folder (Parquet, CSV, TSV), or SOURCE:SPLIT such as movielens-100k:test. Of a model that says
-            what comes next: interactions, or a source such as wikipedia; by default its own data.
+            what comes next: interactions, a line a user (.txt), or a source such as wikipedia; by default its own data.
         against: Another run: print the paired differences, run minus this one.
         replicates: Of the bootstrap.
         split: Of a model that says what comes next: which questions.
@@ -53,6 +53,8 @@ def command(
     if isinstance(checkpoint, Recommender):
         other = None if against is None else load(against)
         return eval_sequence(run, checkpoint, data, against, other, replicates, split)
+    if split != "test":
+        raise ConfigError("split is of models that say what comes next; a ranker is given its rows by --data")
     if data is None:
         raise ConfigError("a ranker is measured on labelled rows: add --data FILE, or SOURCE:SPLIT")
     return _ranker(run, checkpoint, data, against, replicates)

@@ -54,11 +54,11 @@ def eval_sequence(
 
 
 def histories_named(data: str, recommender: Recommender) -> HistoryData:
-    """A source of histories by name, or interactions with the columns of the run's own data."""
+    """A source of histories by name, a line a user (.txt), or interactions; read as the run's own data."""
+    own = HistoryData.parse(recommender.training["recipe"]["data"], "the run's recipe")
     if data in HISTORY_SOURCES:
-        return HistoryData(source=data)
-    own = recommender.training["recipe"]["data"]
-    return HistoryData(events=(Path(data),), user=own["user"], item=own["item"], time=own.get("time"))
+        return own.replaced(source=data)
+    return own.replaced(lines=Path(data)) if data.endswith(".txt") else own.replaced(events=(Path(data),))
 
 
 def _table(found: Mapping[str, Mapping[str, Interval]], title: str) -> Table:

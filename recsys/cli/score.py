@@ -12,6 +12,7 @@ from recsys.cli.app import Result, call
 from recsys.cli.score_sequence import score_sequence
 from recsys.cli.show import console, counts_notes
 from recsys.data.sources import resolve
+from recsys.errors import ConfigError
 from recsys.inference.backends import Precision
 from recsys.inference.parts import open_parts
 from recsys.inference.plans import read_plan
@@ -42,8 +43,8 @@ def command(
 ) -> Result:
     """Score every row of a file or of a folder's files, in order and in bounded memory.
 
-    A job that was interrupted or killed goes on where it was when the same command is given again. With a model that
-    says what comes next, IN holds interactions, and OUT has a list of items for each user.
+    A job that was interrupted or killed goes on where it was when the same command is given again. Of a model that
+    says what comes next, IN holds interactions, or a line a user (.txt), and OUT a list of items for each user.
 
     Args:
         run: Folder of a trained model, or of an export.
@@ -60,7 +61,11 @@ def command(
         seen: Whether items of a history may be in its list.
     """
     if is_recommender(run):
-        return score_sequence(run, source, target, k, seen, device)
+        if keep or plan is not None or precision != "fp32":
+            raise ConfigError("keep, plan and precision are a ranker's; leave them out of lists of what comes next")
+        return score_sequence(run, source, target, k, seen, device, overwrite)
+    if (k, seen) != (10, "left out"):
+        raise ConfigError("k and seen are of models that say what comes next; leave them out of a ranker's scores")
     path = resolve(source)
     chosen = None if plan is None else read_plan(plan)
     check_device(device, chosen)

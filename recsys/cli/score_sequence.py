@@ -8,6 +8,8 @@ from typing import Literal
 from recsys.cli.app import Result
 from recsys.cli.eval_sequence import histories_named
 from recsys.cli.show import console
+from recsys.errors import DataError
+from recsys.inference.cuda.device import find_gpu
 from recsys.models.generative.recommender import load_recommender
 from recsys.scoring.lists import list_items
 
@@ -15,11 +17,14 @@ __all__ = ["score_sequence"]
 
 
 def score_sequence(
-    run: Path, source: str, target: Path, k: int, seen: Literal["kept", "left out"], device: str
+    run: Path, source: str, target: Path, k: int, seen: Literal["kept", "left out"], device: str, overwrite: bool
 ) -> Result:
     """Recommend, and say what was done."""
+    if target.exists() and not overwrite:
+        raise DataError(f"{target}: is there already; name another file, or say --overwrite")
+    place = "cpu" if device == "cpu" else find_gpu(device)
     recommender = load_recommender(run)
-    recommender.model.to(device)
+    recommender.model.to(place)
     found = histories_named(source, recommender).open(recommender.catalogue)
     listed = list_items(recommender, found, target, k, seen)
     screen = console()

@@ -10,7 +10,8 @@ import tyro
 from recsys.cli.app import Result
 from recsys.cli.epochs import reporter
 from recsys.cli.show import console, metrics_tables
-from recsys.config import override
+from recsys.data.history_data import HistoryData
+from recsys.inference.cuda.device import find_gpu
 from recsys.training.protocol import Protocol
 from recsys.training.sequence_recipe import SequenceRecipe
 from recsys.training.sequence_run import train_recommender
@@ -33,6 +34,7 @@ def sequence_command(recipe: SequenceRecipe) -> Any:
         user: str = recipe.data.user,
         item: str = recipe.data.item,
         time: str | None = recipe.data.time,
+        collapse: bool | None = None,
         overwrite: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
         device: str = "cpu",
         model: Any = recipe.model,
@@ -53,19 +55,20 @@ def sequence_command(recipe: SequenceRecipe) -> Any:
             user: Column of `events` that names the user.
             item: Column that names the item.
             time: Column that orders a user's events; by default their order in the files.
+            collapse: Whether a run of one item counts once; by default only if the recipe says so, of its own data.
             overwrite: Start again even if the folder holds a run.
             device: Where to train: `cpu`, or a GPU: `cuda`, `cuda:1`.
             model: The model.
             protocol: What is held out, and how it is asked about.
             training: How it is trained.
         """
-        data: dict[str, Any] = {"user": user, "item": item, "time": time}
-        given = {"source": source, "events": events, "lines": lines}
-        if any(given.values()):
-            data |= {"source": None, "events": (), "lines": None} | given
-        changed: SequenceRecipe = override(recipe, {"data": recipe.data.model_dump() | data}, "recsys train")
-        changed = changed.model_copy(update={"model": model, "protocol": protocol, "training": training})
-        return _run(changed, out, overwrite, device)
+        columns = {"user": user, "item": item, "time": time}
+        own = not (events or lines) and source in (None, recipe.data.source)
+        data = recipe.data if own else HistoryData.parse({"source": source, "events": events, "lines": lines}, "data")
+        changed = {"collapse": data.collapse if collapse is None else collapse}
+        given = {"data": data.model_copy(update=columns | changed)}
+        parts = {"model": model, "protocol": protocol, "training": training}
+        return _run(recipe.model_copy(update=given | parts), out, overwrite, device)
 
     command.__annotations__["model"] = type(recipe.model)
     return command
@@ -73,8 +76,9 @@ def sequence_command(recipe: SequenceRecipe) -> Any:
 
 def _run(recipe: SequenceRecipe, out: Path, overwrite: bool, device: str) -> Result:
     screen = console()
+    place = "cpu" if device == "cpu" else find_gpu(device)
     report = reporter(screen, "events_per_second", "events/s", _SHOWN)
-    recommender = train_recommender(recipe, out, overwrite=overwrite, report=report, device=device)
+    recommender = train_recommender(recipe, out, overwrite=overwrite, report=report, device=place)
     told = recommender.metrics["valid"]
     shown = {name: one for name, one in told["metrics"].items() if not name.startswith("recall")}  # it is the hit rate
     for table in metrics_tables(shown, f"{told['questions']:,} validation questions, all items ranked"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Self
@@ -49,6 +50,18 @@ class HistoryData(Config):
         if len(named) != 1:
             raise ValueError(f"name one of `source`, `events` and `lines`, got {' and '.join(named) or 'none'}")
         return self
+
+    def replaced(self, source: str | None = None, events: Sequence[Path] = (), lines: Path | None = None) -> Self:
+        """Other data, read alike: the same columns, and runs collapsed or not as these."""
+        texts = {"texts": None}  # of other items, maybe
+        given = {"source": source, "events": tuple(events), "lines": lines}
+        return self.parse({**self.model_dump(), **texts, **given}, "histories")
+
+    def resolved(self) -> Self:
+        """With paths that mean the same from any folder."""
+        files = {"events": tuple(path.resolve() for path in self.events)}
+        others = {name: path and path.resolve() for name, path in (("lines", self.lines), ("texts", self.texts))}
+        return self.model_copy(update={**files, **others})
 
     def open(self, catalogue: Catalogue | None = None) -> Interactions:
         """Read them.

@@ -11,6 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from recsys.data.semantic_ids import SemanticIds
 from recsys.errors import ConfigError, DataError
 from recsys.models.generative.tokens import Vocabulary
 
@@ -67,7 +68,7 @@ class ItemTrie:
         levels: One a token of an item.
         items: [I] int64 item numbers in lexicographic order of their codes.
         places: [I + 1] int64 where an item stands in `items`; item 0 at I, behind all.
-        fingerprint: Of the semantic ids; see `Vocabulary.fingerprint`.
+        fingerprint: Of the semantic ids; see `SemanticIds.fingerprint`.
     """
 
     vocabulary: Vocabulary
@@ -107,7 +108,7 @@ class ItemTrie:
         places = np.empty(len(order) + 1, dtype=np.int64)
         places[0], places[order + 1] = len(order), np.arange(len(order))
         items = torch.from_numpy(order + 1)
-        mark = vocabulary.fingerprint(codes)
+        mark = SemanticIds(codes.astype(np.int32), vocabulary.sizes).fingerprint()
         return cls(vocabulary, codes, tuple(levels), items, torch.from_numpy(places), mark)
 
     def __len__(self) -> int:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from recsys.data.questions import Ragged
 from recsys.errors import ConfigError, DataError
+from recsys.models.generative.lists import best
 from recsys.training.ranks import check_ks, pairs
 
 __all__ = ["set_metrics", "set_values", "top_items"]
@@ -23,8 +24,7 @@ __all__ = ["set_metrics", "set_values", "top_items"]
 def top_items(scores: Tensor, k: int, seen: Ragged | None = None) -> Tensor:
     """The k items of the highest scores, the best first, [B, k] int64; 0 where fewer are left.
 
-    The order of items of one score is not defined: it is torch.topk's. Where ties matter and there is one answer a
-    question, `ranks` is fair.
+    Of equal scores the lower number comes first. Where ties matter and there is one answer a question, `ranks` is fair.
 
     Args:
         scores: [B, I + 1], higher is better; column 0 never counts, and an item of score -inf is never given.
@@ -35,18 +35,10 @@ def top_items(scores: Tensor, k: int, seen: Ragged | None = None) -> Tensor:
         ConfigError: When `k` is not within 1 … I.
         DataError: When a score is NaN, or shapes do not fit.
     """
-    if not 1 <= k < scores.shape[1]:
-        raise ConfigError(f"expected lists of 1 to {scores.shape[1] - 1} items, got {k}")
     kept = scores.clone() if scores.is_floating_point() else scores.double()
-    kept[:, 0] = -torch.inf
-    if kept.isnan().any():
-        raise DataError(
-            f"{int(kept.isnan().count_nonzero())} of {kept.numel()} scores are NaN, which have no place in a list"
-        )
     if seen is not None:
         kept[pairs(seen, kept.shape, kept.device)] = -torch.inf
-    best, items = kept.topk(k, dim=1)
-    return torch.where(best > -torch.inf, items, 0)
+    return best(kept, k, None, None)[0]
 
 
 def set_values(lists: Tensor, answers: Ragged, ks: Sequence[int]) -> dict[str, Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -13,7 +14,7 @@ from recsys.models.registry import MODELS, AnyModelConfig
 from recsys.shelves import shelf
 from recsys.training.search import Space, check_space
 
-__all__ = ["DataConfig", "Recipe", "TrainingConfig", "find_recipe", "recipe_path"]
+__all__ = ["DataConfig", "Recipe", "TrainingConfig", "find_recipe", "read_recipe", "recipe_path"]
 
 
 class DataConfig(Config):
@@ -89,15 +90,27 @@ class Recipe(Config):
         Raises:
             ConfigError: With the file's name, for anything that does not fit.
         """
-        values = read_toml(path)
-        data: Any = values.get("data")
-        if isinstance(data, dict):
-            for key in ("schema_file", "train", "valid"):
-                if isinstance(data.get(key), str):
-                    data[key] = path.parent / data[key]
-                elif isinstance(data.get(key), list):
-                    data[key] = [path.parent / file if isinstance(file, str) else file for file in data[key]]
-        return cls.parse(values, str(path))
+        return cls.parse(read_recipe(path, ("schema_file", "train", "valid")), str(path))
+
+
+def read_recipe(path: Path, files: Sequence[str]) -> dict[str, Any]:
+    """The values of a recipe file, with paths relative to its folder.
+
+    Args:
+        path: Of the TOML file.
+        files: Keys of its `data` that name one file or several.
+
+    Raises:
+        ConfigError: When it cannot be read.
+    """
+    values = read_toml(path)
+    data: Any = values.get("data")
+    for key in files if isinstance(data, dict) else ():
+        if isinstance(data.get(key), str):
+            data[key] = path.parent / data[key]
+        elif isinstance(data.get(key), list):
+            data[key] = [path.parent / file if isinstance(file, str) else file for file in data[key]]
+    return values
 
 
 def find_recipe(name: str) -> Recipe:

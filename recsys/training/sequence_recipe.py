@@ -9,7 +9,7 @@ from recsys.config import Config, read_toml
 from recsys.data.history_data import HistoryData
 from recsys.models.generative.registry import SEQUENCE_MODELS, AnySequenceConfig
 from recsys.training.protocol import Protocol
-from recsys.training.recipe import Recipe, recipe_path
+from recsys.training.recipe import Recipe, read_recipe, recipe_path
 from recsys.training.sequence_trainer import SequenceTraining
 
 __all__ = ["SequenceRecipe", "find_any_recipe"]
@@ -30,15 +30,7 @@ class SequenceRecipe(Config):
         Raises:
             ConfigError: With the file's name, for anything that does not fit.
         """
-        values = read_toml(path)
-        data: Any = values.get("data")
-        if isinstance(data, dict):
-            for key in ("events", "lines", "texts"):
-                if isinstance(data.get(key), str):
-                    data[key] = path.parent / data[key]
-                elif isinstance(data.get(key), list):
-                    data[key] = [path.parent / one if isinstance(one, str) else one for one in data[key]]
-        return cls.parse(values, str(path))
+        return cls.parse(read_recipe(path, ("events", "lines", "texts")), str(path))
 
 
 def find_any_recipe(name: str) -> Recipe | SequenceRecipe:

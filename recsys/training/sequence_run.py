@@ -58,6 +58,7 @@ def train_recommender(
         ConfigError: When a split by time finds no times.
         DataError: When the data cannot be read, or nobody has done enough to learn from or to ask about.
     """
+    recipe = recipe.model_copy(update={"data": recipe.data.resolved()})  # `recsys eval` reads it again, from anywhere
     data = recipe.data.open()
     held = recipe.protocol.hold(data.histories)
     if not len(held.valid):

@@ -77,7 +77,9 @@ def test_score_writes_a_list_for_each_user(run: Path, tmp_path: Path, capsys: py
         (["train", "sasrec", "--out", "{out}", "--lines", "{lines}", "--source", "wikipedia"], "got source and lines"),
         (["train", "sasrec", "--out", "{out}", "--source", "gowalla"], "no histories of `gowalla`"),
         (["eval", "{run}", "--data", "nowhere.csv"], "nowhere.csv"),
-        (["score", "{run}", "{lines}", "{out}", "--k", "0"], "column"),
+        (["score", "{run}", "{lines}", "{out}", "--k", "0"], "expected lists of 1 to 13 items, got 0"),
+        (["score", "{run}", "{lines}", "{lines}"], "is there already; name another file, or say --overwrite"),
+        (["score", "{run}", "{lines}", "{out}", "--precision", "bf16"], "are a ranker's"),
     ],
 )
 def test_what_cannot_be_is_said_in_one_line(
@@ -89,3 +91,28 @@ def test_what_cannot_be_is_said_in_one_line(
     said = capsys.readouterr().err
     assert told in said
     assert said.count("\n") == 1
+
+
+def test_runs_of_other_data_count_each_event_unless_asked(lines: Path, tmp_path: Path) -> None:
+    """The default recipe collapses runs, but of its own data."""
+    lines.write_text(lines.read_text() + "z 1 1 1 2 2 3\n")
+    for name, options, events in (("as-is", [], 126), ("visits", ["--collapse", "True"], 123)):
+        out = tmp_path / name
+        assert app.main(["train", "sasrec", "--out", str(out), "--lines", str(lines), *OPTIONS, *options]) == 0
+        recommender = recsys.load(out)
+        assert isinstance(recommender, recsys.Recommender)
+        assert recommender.training["events"] == events
+
+
+def test_a_run_is_measured_from_any_folder(
+    lines: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(lines.parent)
+    assert app.main(["train", "sasrec", "--out", str(tmp_path / "run"), "--lines", lines.name, *OPTIONS]) == 0
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    capsys.readouterr()
+    assert app.main(["eval", str(tmp_path / "run"), "--json"]) == 0
+    own = _json(capsys)
+    assert app.main(["eval", str(tmp_path / "run"), "--data", str(lines), "--json"]) == 0
+    assert _json(capsys) == own

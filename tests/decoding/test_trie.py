@@ -9,6 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from recsys.data.semantic_ids import SemanticIds
 from recsys.decoding.lists import Permits, each
 from recsys.decoding.trie import ItemTrie
 from recsys.errors import ConfigError, DataError
@@ -96,11 +97,11 @@ def test_catalogues_that_make_no_trie(codes: Any, message: str) -> None:
 def test_another_catalogue_is_refused() -> None:
     trie = ItemTrie.build(CODES, PAIRS)
     trie.check(PAIRS, "")
-    trie.check(PAIRS, PAIRS.fingerprint(CODES))
+    trie.check(PAIRS, SemanticIds(CODES.astype(np.int32), PAIRS.sizes).fingerprint())
     with pytest.raises(ConfigError, match=r"of another catalogue: it has levels of \(2, 3\) codes, .* \(3, 3\)"):
         trie.check(Vocabulary((3, 3)), "")
     with pytest.raises(ConfigError, match="of another catalogue: it has fingerprint"):
-        trie.check(PAIRS, PAIRS.fingerprint(CODES[::-1]))
+        trie.check(PAIRS, SemanticIds(CODES[::-1].astype(np.int32), PAIRS.sizes).fingerprint())
 
 
 def permitted(trie: ItemTrie, permits: Permits | None, level: int) -> list[list[bool]]:

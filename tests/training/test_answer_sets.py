@@ -93,5 +93,5 @@ def test_what_cannot_be_measured_is_refused() -> None:
         set_values(torch.zeros(0, 2, dtype=torch.int64), ragged(), [1])
     with pytest.raises(ConfigError, match="expected lists of 1 to 2 items, got 3"):
         top_items(torch.zeros(1, 3), 3)
-    with pytest.raises(DataError, match="1 of 3 scores are NaN"):
+    with pytest.raises(DataError, match="1 of 2 scores are NaN"):
         top_items(torch.tensor([[0, math.nan, 1.0]]), 1)

@@ -104,7 +104,8 @@ def best(scores: Tensor, k: int, allow: Given | None, deny: Given | None) -> tup
         raise ConfigError(f"expected lists of 1 to {scores.shape[1] - 1} items, got {k}")
     scores[:, 0] = -torch.inf
     if scores.isnan().any():
-        raise DataError("scores are NaN: the weights are, or far too large")
+        bad = int(scores.isnan().count_nonzero())
+        raise DataError(f"{bad} of {scores[:, 1:].numel()} scores are NaN: the weights are, or far too large")
     if allow is not None:
         kept = torch.full_like(scores, -torch.inf)
         at = (allow.rows().to(scores.device), allow.items.to(scores.device))

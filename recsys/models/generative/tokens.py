@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
@@ -98,16 +97,6 @@ class Vocabulary:
             raise DataError(f"item {item + 1} has codes {codes[item].tolist()}, but levels have {self.sizes} codes")
         tokens: npt.NDArray[np.int64] = codes.astype(np.int64) + np.array(self.first, dtype=np.int64)
         return tokens
-
-    def fingerprint(self, codes: npt.NDArray[Any]) -> str:
-        """What tells one catalogue's ids from another's: SHA-256 of the sizes and of all codes in item order.
-
-        Args:
-            codes: [I, levels].
-        """
-        digest = hashlib.sha256(repr((self.sizes, codes.shape)).encode())
-        digest.update(np.ascontiguousarray(codes, dtype="<i4").tobytes())
-        return digest.hexdigest()
 
     def prompts(
         self,

@@ -72,13 +72,6 @@ def test_prompts_are_what_the_slow_way_gives(data: st.DataObject) -> None:
     assert prompts.cut == sum(known) - sum((len(prompt) - 1) // levels for prompt in listed(prompts))
 
 
-def test_fingerprints_tell_codes_and_sizes_apart() -> None:
-    same = PAIRS.fingerprint(CODES)
-    assert same == PAIRS.fingerprint(CODES.astype(np.int64))
-    assert same != PAIRS.fingerprint(CODES[::-1])
-    assert same != Vocabulary((3, 3)).fingerprint(CODES)
-
-
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
